@@ -1,0 +1,35 @@
+"""BCE3S for timm and Hugging Face: long-tailed recognition by binary cross-entropy.
+
+Importing registers the CIFAR ResNets with timm and the model with transformers' auto classes.
+"""
+
+from bce3s_hf.data import (
+    ImageDataset,
+    LongTailSampler,
+    SplitManifest,
+    eval_transform,
+    load_images,
+    long_tail_counts,
+    make_long_tailed,
+    train_transform,
+)
+from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
+from bce3s_hf.trainer import BCE3STrainer
+from bce3s_hf.training_args import BCE3STrainingArguments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BCE3SConfig",
+    "BCE3SForImageClassification",
+    "BCE3STrainer",
+    "BCE3STrainingArguments",
+    "ImageDataset",
+    "LongTailSampler",
+    "SplitManifest",
+    "eval_transform",
+    "load_images",
+    "long_tail_counts",
+    "make_long_tailed",
+    "train_transform",
+]

@@ -1,0 +1,18 @@
+"""Long-tailed data: counts and subsets, sources, transforms, samplers."""
+
+from bce3s_hf.data.image_dataset import ImageDataset
+from bce3s_hf.data.long_tail import SplitManifest, long_tail_counts, make_long_tailed
+from bce3s_hf.data.samplers import LongTailSampler
+from bce3s_hf.data.sources import load_images
+from bce3s_hf.data.transforms import eval_transform, train_transform
+
+__all__ = [
+    "ImageDataset",
+    "LongTailSampler",
+    "SplitManifest",
+    "eval_transform",
+    "load_images",
+    "long_tail_counts",
+    "make_long_tailed",
+    "train_transform",
+]

@@ -1,0 +1,119 @@
+"""A dataset of labelled images for the Trainer, augmented the same way in every run of a seed."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from torch import Tensor
+
+from bce3s_hf.data.long_tail import column_values, hold_out_indices
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """Items `{"pixel_values": float (C, H, W), "labels": int}` of a `datasets.Dataset`.
+
+    Augmentation draws from generators seeded by (seed, epoch, row). So it does not depend on the number of worker
+    processes or of training processes, and a resumed run sees the images that an undisturbed one would have seen.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Callable[[Any], Tensor],
+        *,
+        augmentation: Callable[[Any], Tensor] | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        seed: int = 0,
+    ) -> None:
+        """Wrap `dataset`.
+
+        Args:
+            dataset: With an `Image` and an integer label column.
+            transform: From a PIL image to `pixel_values`, for evaluation.
+            augmentation: The same for training, random; `transform` if None.
+            image_column: Name of the image column.
+            label_column: Name of the label column.
+            seed: Of the augmentation.
+
+        Raises:
+            ValueError: If a column is missing, or a label is no class of the dataset.
+        """
+        for argument, column in (("image_column", image_column), ("label_column", label_column)):
+            if column not in dataset.column_names:
+                raise ValueError(
+                    f"{argument} {column!r} is not in the dataset; its columns are {dataset.column_names}"
+                )
+        self.dataset = dataset
+        self.transform = transform
+        self.augmentation = augmentation
+        self.image_column = image_column
+        self.label_column = label_column
+        self.seed = seed
+        self.labels = column_values(dataset, label_column)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of their labels, if the dataset knows them."""
+        return getattr(self.dataset.features[self.label_column], "names", None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's augmentation."""
+        self._epoch.fill_(epoch)
+
+    def hold_out(self, fraction: float, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
+        """Split class by class into a training part and a part for validation, which is not augmented."""
+        train, validation = hold_out_indices(self.labels, fraction, seed)
+        return self._rows(train, self.augmentation), self._rows(validation, None)
+
+    def _rows(self, indices: np.ndarray, augmentation: Callable[[Any], Tensor] | None) -> "ImageDataset":
+        return ImageDataset(
+            self.dataset.select(indices),
+            self.transform,
+            augmentation=augmentation,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            seed=self.seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        image = self._image(index)
+        if self.augmentation is None:
+            pixel_values = self.transform(image)
+        else:
+            with _seeded(hash((self.seed, self._epoch.item(), index))):
+                pixel_values = self.augmentation(image)
+        return {"pixel_values": pixel_values, "labels": int(self.labels[index])}
+
+    def _image(self, index: int) -> Any:
+        try:
+            image = self.dataset[index][self.image_column]
+            image.load()
+            return image
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
+            raw = self.dataset.select([index]).cast_column(self.image_column, Image(decode=False))
+            path = raw[0][self.image_column]["path"] or "embedded in the dataset"
+            raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the generators that torchvision and timm draw from, and restore them afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,141 @@
+"""Labelled images by name: the embedded digits, a Hub dataset, or a local folder in the same layout."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+IMAGE, LABEL = "image", "label"
+HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_LABEL_NAMES = ("label", "labels", "fine_label")
+_TEST_SPLITS = ("test", "validation", "val")
+
+
+def load_images(
+    name: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    train_split: str = "train",
+    test_split: str | None = None,
+) -> DatasetDict:
+    """Load training and test images with the columns `image` and `label`.
+
+    Args:
+        name: "digits" (scikit-learn's handwritten digits, needs no download), "cifar10", "cifar100", the id of a Hub
+            dataset, or a local folder that `datasets.load_dataset` reads (parquet files, or one folder a class).
+        image_column: Column of the images; found by its type if None.
+        label_column: Column of the labels; found by its type, then by its name, if None.
+        train_split: Split to train on.
+        test_split: Split to test on; "test" or else "validation" if None.
+
+    Returns:
+        Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`.
+
+    Raises:
+        ValueError: If the dataset, a split or a column cannot be found, naming those there are.
+    """
+    if name == "digits":
+        return digits()
+    splits = _load(name)
+    if train_split not in splits:
+        raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {_quoted(splits)}; give train_split")
+    if test_split is None:
+        test_split = next((split for split in _TEST_SPLITS if split in splits), None)
+    if test_split not in splits:
+        wanted = "test or validation split" if test_split is None else f"split {test_split!r}"
+        raise ValueError(f"dataset {name!r} has no {wanted}, only {_quoted(splits)}; give test_split")
+    train, test = splits[train_split], splits[test_split]
+    image_column, label_column = find_columns(train, image_column, label_column)
+    train = _standard(train, image_column, label_column)
+    return DatasetDict(train=train, test=_standard(test, image_column, label_column, train.features[LABEL].names))
+
+
+def find_columns(dataset: Dataset, image_column: str | None, label_column: str | None) -> tuple[str, str]:
+    """Names of the image and of the label column, found by type where not given.
+
+    Raises:
+        ValueError: If a given column does not exist, or none or several could be meant; lists the columns.
+    """
+    features = dataset.features
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and column not in features:
+            raise ValueError(f"{argument} {column!r} is not in the dataset; its columns are {_quoted(features)}")
+    if image_column is None:
+        images = [name for name, feature in features.items() if isinstance(feature, Image)]
+        if len(images) != 1:
+            raise ValueError(f"cannot tell the image column: {_quoted(features)}; give image_column")
+        image_column = images[0]
+    if label_column is None:
+        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        labels = labels if len(labels) == 1 else [name for name in _LABEL_NAMES if name in features]
+        if not labels:
+            raise ValueError(f"cannot tell the label column: {_quoted(features)}; give label_column")
+        label_column = labels[0]
+    if not isinstance(features[image_column], Image):
+        raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
+    return image_column, label_column
+
+
+def digits() -> DatasetDict:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey images; 40 test images a class, the rest to train on."""
+    source = load_digits()
+    pixels = np.round(source.images * (255 / 16)).astype(np.uint8)
+    train, test = train_test_split(np.arange(len(pixels)), test_size=400, stratify=source.target, random_state=0)
+    features = Features({IMAGE: Image(), LABEL: ClassLabel(names=[str(name) for name in source.target_names])})
+    splits = {"train": np.sort(train), "test": np.sort(test)}
+    return DatasetDict(
+        {
+            split: Dataset.from_dict({IMAGE: list(pixels[rows]), LABEL: source.target[rows]}, features=features)
+            for split, rows in splits.items()
+        }
+    )
+
+
+def _load(name: str) -> DatasetDict:
+    """Local folder if there is one by that name, Hub dataset otherwise."""
+    path = HUB_NAMES.get(name, name)
+    if Path(name).exists() and not Path(name).is_dir():
+        raise ValueError(f"dataset {name!r} is a file; give the folder that holds it")
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(f"dataset folder {name!r} does not exist")
+    try:
+        return load_dataset(name if Path(name).is_dir() else path)
+    except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
+        raise ValueError(
+            f"cannot load dataset {name!r}: {type(error).__name__}: {error}. Give 'digits', a Hub id such as "
+            "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
+        ) from error
+
+
+def _standard(dataset: Dataset, image_column: str, label_column: str, names: list[str] | None = None) -> Dataset:
+    """Keep two columns under their standard names; encode labels as `names`, those of the training split."""
+    missing = [column for column in (image_column, label_column) if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"the test split has no column {missing[0]!r}, only {_quoted(dataset.column_names)}")
+    dataset = dataset.select_columns([image_column, label_column])
+    dataset = dataset.rename_columns(
+        {old: new for old, new in ((image_column, IMAGE), (label_column, LABEL)) if old != new}
+    )
+    feature = dataset.features[LABEL]
+    if isinstance(feature, ClassLabel):
+        if names is not None and feature.names != names:
+            raise ValueError(f"the splits name {feature.num_classes} and {len(names)} classes, or in another order")
+        return dataset
+    values = dataset.unique(LABEL)
+    if None in values:
+        raise ValueError(f"column {label_column!r} has rows without a label")
+    if names is None:
+        names = [str(value) for value in sorted(values)]
+    unknown = sorted({str(value) for value in values} - set(names))
+    if unknown:
+        raise ValueError(f"the test split has classes that the training split lacks: {', '.join(unknown[:10])}")
+    index = {name: number for number, name in enumerate(names)}
+    encoded = [index[str(value)] for value in dataset[LABEL]]
+    return dataset.remove_columns(LABEL).add_column(LABEL, encoded).cast_column(LABEL, ClassLabel(names=names))
+
+
+def _quoted(names: object) -> str:
+    return ", ".join(map(repr, names))

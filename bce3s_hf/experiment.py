@@ -1,0 +1,269 @@
+"""What the recipes share: arguments from YAML and command line, data, model, trainer, and one measured run."""
+
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+from transformers import HfArgumentParser, set_seed
+
+from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_images, make_long_tailed, train_transform
+from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
+from bce3s_hf.data.sources import LABEL
+from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.metrics import per_class_accuracy
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.trainer import BCE3STrainer
+from bce3s_hf.training_args import BCE3STrainingArguments
+
+MANIFEST_FILE = "split.json"
+RESULTS_FILE = "results.json"
+
+
+@dataclass
+class DataArguments:
+    """Which images, how long their tail, and how they are augmented."""
+
+    dataset: str = field(
+        default="digits", metadata={"help": "'digits', 'cifar10', 'cifar100', a Hub id, or a local folder."}
+    )
+    imbalance_factor: float | None = field(
+        default=None, metadata={"help": "Largest over smallest class, at least 1; left out, the data stays as it is."}
+    )
+    imbalance_kind: str = field(default="exp", metadata={"help": "Long-tail profile.", "choices": list(KINDS)})
+    max_count: int | None = field(
+        default=None, metadata={"help": "Images of the largest class; left out, the size of the smallest as it is."}
+    )
+    convention: str = field(
+        default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of the conventions shuffle and choice."})
+    manifest: str | None = field(
+        default=None, metadata={"help": "split.json of another run, to train on exactly its images."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Image column; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; found by its type."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
+    augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
+
+    def __post_init__(self) -> None:
+        if self.manifest is not None and self.imbalance_factor is not None:
+            raise ValueError("manifest and imbalance_factor both say which images to keep; give one of them")
+
+
+@dataclass
+class ModelArguments:
+    """Which backbone, and which form of each loss."""
+
+    backbone: str = field(default="resnet32_cifar", metadata={"help": "Any timm model with a linear classifier."})
+    pretrained: bool = field(default=False, metadata={"help": "Start from timm's weights."})
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; the backbone's own."})
+    backbone_kwargs: str = field(
+        default="{}", metadata={"help": """More for timm.create_model, as JSON: '{"drop_path_rate": 0.1}'."""}
+    )
+    joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
+    contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
+    uniformity: str = field(default="bce", metadata={"help": "Uniformity loss.", "choices": ["bce", "ce", "none"]})
+    projection_dim: int = field(default=128, metadata={"help": "Dimension of projections and prototypes."})
+
+    def __post_init__(self) -> None:
+        try:
+            kwargs = json.loads(self.backbone_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"backbone_kwargs must be JSON, got {self.backbone_kwargs!r}: {error}") from error
+        if not isinstance(kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images with columns `image` and `label`; the manifest if a subset was taken."""
+
+    train: Dataset
+    test: Dataset
+    manifest: SplitManifest | None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the K classes in the order of their labels."""
+        return self.train.features[LABEL].names
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured on the test images: metrics in [0, 1], and per-class accuracy (K,)."""
+
+    metrics: dict[str, float]
+    per_class: np.ndarray
+
+
+def parse_arguments(
+    default_config: Path, overrides: list[str] | None = None
+) -> tuple[ModelArguments, DataArguments, BCE3STrainingArguments]:
+    """Settings from a YAML file, then from the command line; later ones win.
+
+    Args:
+        default_config: YAML of flat scalars, read unless the command line names another with `--config FILE`.
+        overrides: Command line, `sys.argv[1:]` if None.
+
+    Raises:
+        ValueError: If a setting is unknown, no scalar, or out of its range.
+    """
+    argv = list(sys.argv[1:] if overrides is None else overrides)
+    config = default_config
+    if "--config" in argv:
+        position = argv.index("--config")
+        if position + 1 == len(argv):
+            raise ValueError("--config needs the path of a YAML file")
+        config = Path(argv[position + 1])
+        del argv[position : position + 2]
+    if not config.is_file():
+        raise ValueError(f"config {str(config)!r} does not exist; give a YAML file such as {default_config}")
+    settings = yaml.safe_load(config.read_text()) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config {str(config)!r} must hold lines `setting: value`")
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    if nested:
+        raise ValueError(
+            f"{nested[0]} in {str(config)!r} must be one number, text or true/false; leave it out for none"
+        )
+    argv = [text for key, value in settings.items() for text in (f"--{key}", str(value))] + argv
+    parser = HfArgumentParser((ModelArguments, DataArguments, BCE3STrainingArguments), allow_abbrev=False)
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}; --help lists all")
+    return tuple(arguments)
+
+
+def load_splits(args: DataArguments) -> Splits:
+    """Load the data and, if asked, take its long-tailed subset."""
+    images = load_images(
+        args.dataset,
+        image_column=args.image_column,
+        label_column=args.label_column,
+        train_split=args.train_split,
+        test_split=args.test_split,
+    )
+    train, manifest = images["train"], None
+    if args.manifest is not None:
+        manifest = SplitManifest.load(args.manifest)
+        train = manifest.select(train)
+    elif args.imbalance_factor is not None:
+        train, manifest = make_long_tailed(
+            train,
+            LABEL,
+            args.imbalance_factor,
+            kind=args.imbalance_kind,
+            max_count=args.max_count,
+            convention=args.convention,
+            seed=args.split_seed,
+        )
+    return Splits(train, images["test"], manifest)
+
+
+def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
+    """New model for the classes of the data, initialised from `seed`."""
+    set_seed(seed)
+    names = splits.class_names
+    return BCE3SForImageClassification.from_timm(
+        args.backbone,
+        pretrained=args.pretrained,
+        image_size=args.image_size,
+        backbone_kwargs=json.loads(args.backbone_kwargs),
+        joint=args.joint,
+        contrastive=args.contrastive,
+        uniformity=args.uniformity,
+        projection_dim=args.projection_dim,
+        id2label=dict(enumerate(names)),
+        label2id={name: label for label, name in enumerate(names)},
+    )
+
+
+def build_trainer(
+    model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, augmentation: str
+) -> BCE3STrainer:
+    """Trainer on the augmented training images, evaluating on the test images."""
+    transform = eval_transform(model.config.data_config)
+    train = ImageDataset(
+        splits.train,
+        transform,
+        augmentation=None if augmentation == "none" else train_transform(model.config.data_config, augmentation),
+        seed=args.seed,
+    )
+    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=ImageDataset(splits.test, transform))
+
+
+def run(trainer: BCE3STrainer, splits: Splits) -> RunResult:
+    """Train, test after the last epoch without flip averaging, and save into the output folder.
+
+    The folder then holds the model (`from_pretrained` loads it), `split.json` (which images, if a subset was taken)
+    and `results.json` (metrics, and all that is needed to repeat them). `--resume_from_checkpoint` takes a folder, or
+    "last" for the newest checkpoint in the output folder.
+    """
+    folder = Path(trainer.args.output_dir)
+    if splits.manifest is not None and trainer.is_world_process_zero():
+        splits.manifest.save(folder / MANIFEST_FILE)
+    resume = trainer.args.resume_from_checkpoint
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    seconds = time.perf_counter() - start
+    test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+    output = trainer.predict(test, metric_key_prefix="test")
+    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
+    per_class = per_class_accuracy(
+        output.predictions[:, 0].astype(int), output.label_ids, trainer.model.config.num_labels
+    )
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        record = _record(trainer, splits, metrics, per_class, seconds)
+        (folder / RESULTS_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    return RunResult(metrics, per_class)
+
+
+def _record(
+    trainer: BCE3STrainer, splits: Splits, metrics: dict[str, float], per_class: np.ndarray, seconds: float
+) -> dict[str, Any]:
+    """Figures of a run, with all that is needed to repeat them."""
+    config, args = trainer.model.config, trainer.args
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not args.use_cpu else platform.machine()
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "protocol": "last epoch, no flip averaging",
+        "metrics": metrics,
+        "backbone": config.backbone,
+        "backbone_parameters": trainer.model.backbone.num_parameters()
+        if hasattr(trainer.model.backbone, "num_parameters")
+        else sum(p.numel() for p in trainer.model.backbone.parameters()),
+        "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
+        "lambda_ss": config.lambda_ss,
+        "lambda_cc": config.lambda_cc,
+        "contrastive_temperature": config.contrastive_temperature,
+        "negative_ratio": args.negative_ratio,
+        "sampler": args.sampler,
+        "epochs": args.num_train_epochs,
+        "global_batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "seed": args.seed,
+        "split": None if splits.manifest is None else _without_indices(splits.manifest),
+        "per_class_accuracy": [round(float(value), 6) for value in per_class],
+        "train_seconds": round(seconds, 1),
+        "hardware": f"{args.world_size} x {device}, {torch.get_num_threads()} threads each",
+        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
+        "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def _without_indices(manifest: SplitManifest) -> dict[str, Any]:
+    return {name: value for name, value in asdict(manifest).items() if name != "indices"}

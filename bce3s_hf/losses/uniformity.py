@@ -1,0 +1,48 @@
+"""Uniformity loss L^(cc): classifier vectors repel each other."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bce3s_hf.losses.primitives import check_matrix, unit_rows
+
+
+def _similarities(weight: Tensor) -> Tensor:
+    """Checked cosines between all classifier vectors, shape (K, K)."""
+    check_matrix("weight", weight)
+    if len(weight) < 2:
+        raise ValueError(f"weight must have at least 2 rows, got shape {tuple(weight.shape)}")
+    unit = unit_rows(weight)
+    return unit @ unit.T
+
+
+def bce_uniformity_loss(weight: Tensor) -> Tensor:
+    """L_bce^(cc) of BCE3S, arXiv 2511.14097: sum over j != k of sp(w^_k . w^_j), w^ = w / ||w||.
+
+    Args:
+        weight: Classifier vectors, shape (K >= 2, D), any norm.
+
+    Returns:
+        Scalar in nats, summed over j != k, averaged over k; (K - 1) log 2 for orthogonal vectors.
+
+    Raises:
+        ValueError: If `weight` is not a floating matrix with at least 2 rows.
+    """
+    cosines = _similarities(weight)
+    diagonal = torch.eye(len(weight), dtype=torch.bool, device=weight.device)
+    return F.softplus(cosines).masked_fill(diagonal, 0).sum() / len(weight)
+
+
+def ce_uniformity_loss(weight: Tensor) -> Tensor:
+    """Softmax form for the ablation: cross-entropy of the K x K cosines with the diagonal as target."""
+    cosines = _similarities(weight)
+    return F.cross_entropy(cosines, torch.arange(len(weight), device=weight.device))
+
+
+def bce_uniformity_optimum(num_classes: int) -> float:
+    """Smallest `bce_uniformity_loss`, (K - 1) sp(-1 / (K - 1)) nats: a simplex ETF, D >= K - 1."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    return (num_classes - 1) * math.log1p(math.exp(-1 / (num_classes - 1)))

@@ -1,0 +1,83 @@
+"""Configuration of a BCE3S classifier: backbone, loss forms and weights, data."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+def check_loss_settings(lambda_ss: float, lambda_cc: float, contrastive_temperature: float) -> None:
+    """Raise ValueError for loss weights below zero or a temperature that is not positive."""
+    for name, value in (("lambda_ss", lambda_ss), ("lambda_cc", lambda_cc)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    if not contrastive_temperature > 0:
+        raise ValueError(f"contrastive_temperature must be positive, got {contrastive_temperature}")
+
+
+class BCE3SConfig(PreTrainedConfig):
+    """Settings of `BCE3SForImageClassification`.
+
+    Args:
+        backbone: timm architecture by name.
+        backbone_kwargs: Further arguments of `timm.create_model`, such as `in_chans` or `drop_path_rate`.
+        joint: Form of the joint loss, "bce" or "ce".
+        contrastive: Form of the contrastive loss, "bce", "ce", or "none" for no projector and no bank.
+        uniformity: Form of the uniformity loss, "bce", "ce" or "none".
+        projection_dim: P, dimension of projections and prototypes.
+        lambda_ss: Weight of the contrastive loss, at least 0.
+        lambda_cc: Weight of the uniformity loss, at least 0.
+        contrastive_temperature: tau of the contrastive loss, positive (transformers keeps `temperature` for itself).
+        class_counts: Training images of each class, shape (K,), once trained.
+        data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
+        **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels` or `id2label`.
+
+    Raises:
+        ValueError: Naming the setting that is out of its range.
+    """
+
+    model_type = "bce3s"
+    keys_to_ignore_at_inference = ["loss_joint", "loss_contrastive", "loss_uniformity", "features", "projections"]
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        backbone_kwargs: dict[str, Any] | None = None,
+        joint: str = "bce",
+        contrastive: str = "bce",
+        uniformity: str = "bce",
+        projection_dim: int = 128,
+        lambda_ss: float = 0.1,
+        lambda_cc: float = 1.0,
+        contrastive_temperature: float = 1.0,
+        class_counts: list[int] | None = None,
+        data_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, value, known in (
+            ("joint", joint, ("bce", "ce")),
+            ("contrastive", contrastive, ("bce", "ce", "none")),
+            ("uniformity", uniformity, ("bce", "ce", "none")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if projection_dim < 1:
+            raise ValueError(f"projection_dim must be at least 1, got {projection_dim}")
+        check_loss_settings(lambda_ss, lambda_cc, contrastive_temperature)
+        self.backbone = backbone
+        self.backbone_kwargs = backbone_kwargs or {}
+        self.joint = joint
+        self.contrastive = contrastive
+        self.uniformity = uniformity
+        self.projection_dim = projection_dim
+        self.lambda_ss = lambda_ss
+        self.lambda_cc = lambda_cc
+        self.contrastive_temperature = contrastive_temperature
+        self.class_counts = class_counts
+        self.data_config = data_config
+        super().__init__(**kwargs)
+
+    def loss_scales(self) -> dict[str, float]:
+        """Weight of each loss term that this model has: 1, lambda_ss, lambda_cc."""
+        scales = {"loss_joint": 1.0, "loss_contrastive": self.lambda_ss, "loss_uniformity": self.lambda_cc}
+        forms = {"loss_joint": self.joint, "loss_contrastive": self.contrastive, "loss_uniformity": self.uniformity}
+        return {name: scale for name, scale in scales.items() if forms[name] != "none"}

@@ -1,0 +1,242 @@
+"""A transformers Trainer that trains BCE3S on long-tailed data."""
+
+import math
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, Trainer, TrainerCallback
+
+from bce3s_hf.data import ImageDataset, LongTailSampler
+from bce3s_hf.losses import bce_uniformity_optimum, sample_classes, total_loss
+from bce3s_hf.metrics import long_tail_metrics
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.training_args import BCE3STrainingArguments
+
+
+class BCE3STrainer(Trainer):
+    """`transformers.Trainer` for `BCE3SForImageClassification`.
+
+    It draws the negative classes of each step from the labels of all processes, fills the prototype bank after the
+    backward pass, logs each loss term averaged over steps and processes, and evaluates Many / Medium / Few / All by
+    training counts. With equal global batches, several processes compute what one does (batch norm apart: its
+    statistics are those of each process).
+
+    Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: BCE3SForImageClassification,
+        args: BCE3STrainingArguments,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check the data against the model, split off validation images if asked, and set up the Trainer.
+
+        Args:
+            model: A BCE3S classifier.
+            args: Its training arguments.
+            train_dataset: Images to train on; None to evaluate a trained model only.
+            eval_dataset: One or several named datasets to evaluate on. With `validation_fraction`, the held-out
+                images join them under the name "validation".
+            **kwargs: Further arguments of `transformers.Trainer`.
+
+        Raises:
+            ValueError: If the data does not fit the model, with what was found.
+            OSError: If the output folder cannot be written.
+        """
+        if not isinstance(model, BCE3SForImageClassification):
+            raise ValueError(
+                f"model must be a BCE3SForImageClassification, got {type(model).__name__}; make one with "
+                "BCE3SForImageClassification.from_timm(name, num_labels=...)"
+            )
+        _check_writable(args.output_dir)
+        if train_dataset is not None:
+            if args.validation_fraction:
+                train_dataset, validation = _hold_out(train_dataset, args)
+                eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
+            model.config.class_counts = _class_counts(train_dataset, model).tolist()
+        if model.config.class_counts is None:
+            raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
+        for name, dataset in _by_name(eval_dataset).items():
+            _check_labels(dataset, model, f"eval_dataset {name!r}")
+        model.config.lambda_ss = args.lambda_ss
+        model.config.lambda_cc = args.lambda_cc
+        model.config.contrastive_temperature = args.contrastive_temperature
+        kwargs.setdefault("compute_metrics", self._long_tail_metrics)
+        kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.add_callback(_EpochCallback(self))
+        self.train_sampler: LongTailSampler | None = None
+        self._substep = 0
+        self._term_sums: dict[str, Tensor] = {}
+        self._term_count = 0
+        self._to_remember: tuple[Tensor, Tensor] | None = None
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.train_sampler = LongTailSampler(dataset.labels, self.args.sampler, seed)
+        return self.train_sampler
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Matrices only, as timm does, without those that the backbone excludes.
+
+        The classifier is left out: its vectors are used at length one, where decay would change no output but raise
+        the effective learning rate.
+        """
+        backbone = self.accelerator.unwrap_model(model).backbone
+        excluded = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+        excluded = {"classifier.weight", *(f"backbone.{name}" for name in excluded)}
+        return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in excluded]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Total loss of a batch; in training over sampled classes and, at first, without the contrastive term."""
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        labels = self._gather(inputs["labels"])
+        outputs = model(**inputs, classes=self._sample_classes(labels))
+        scales = self.model.config.loss_scales()
+        if "loss_contrastive" in scales:
+            self._to_remember = (outputs["projections"].detach(), labels)
+            if (self.state.epoch or 0) < self.args.contrastive_warmup_epochs:
+                scales["loss_contrastive"] = 0.0  # still in the graph: DDP wants a gradient for every parameter
+        parts = {name: outputs[name] for name in scales}
+        for name, value in parts.items():
+            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
+        self._term_count += 1
+        loss = total_loss(parts, scales)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
+        """Forward and backward pass, then the projections of all processes enter the bank."""
+        loss = super().training_step(model, inputs, *args)
+        self._substep = 0 if self.accelerator.sync_gradients else self._substep + 1
+        if self._to_remember is not None:
+            projections, labels = self._to_remember
+            self.model.update_bank(self._gather(projections), labels)
+            self._to_remember = None
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss term since the last log, over steps and processes."""
+        if "loss" in logs and self._term_count:
+            for name, value in self._term_sums.items():
+                logs[name] = self._gather(value[None] / self._term_count).mean().item()
+            if self.model.config.uniformity == "bce":
+                optimum = bce_uniformity_optimum(self.model.config.num_labels)
+                logs["uniformity_excess"] = logs["loss_uniformity"] - optimum
+            self._term_sums, self._term_count = {}, 0
+            if not math.isfinite(logs["loss"]):
+                terms = ", ".join(f"{name} {value:.4g}" for name, value in logs.items() if name.startswith("loss"))
+                raise FloatingPointError(
+                    f"the loss is not finite at step {self.state.global_step} ({terms}); lower learning_rate "
+                    f"{self.args.learning_rate} or set max_grad_norm"
+                )
+        super().log(logs, start_time)
+
+    def _gather(self, value: Tensor) -> Tensor:
+        return self.accelerator.gather(value) if self.args.world_size > 1 else value
+
+    def _sample_classes(self, labels: Tensor) -> Tensor | None:
+        """Classes of this step, the same in all processes and after a resume."""
+        if self.args.negative_ratio == 1:
+            return None
+        generator = torch.Generator(labels.device)
+        generator.manual_seed(hash((self.args.seed, self.state.global_step, self._substep)) % 2**63)
+        return sample_classes(labels, self.model.config.num_labels, self.args.negative_ratio, generator)
+
+    def _predictions(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Predicted class and its score, (B, 2): all that the metrics need of (B, K) logits."""
+        scores, predictions = self.model.scores(logits.float()).max(dim=1)
+        return torch.stack([predictions.float(), scores], dim=1)
+
+    def _long_tail_metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
+        predictions, scores = evaluation.predictions.T
+        counts = np.asarray(self.model.config.class_counts)
+        return long_tail_metrics(predictions.astype(int), evaluation.label_ids, scores, counts)
+
+
+class _EpochCallback(TrainerCallback):
+    """Tell sampler and dataset the epoch; accelerate reaches neither through the loader of a resumed epoch."""
+
+    def __init__(self, trainer: BCE3STrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = int(state.epoch or 0)
+        self.trainer.train_sampler.set_epoch(epoch)
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(epoch)
+
+
+def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
+    if datasets is None:
+        return {}
+    return datasets if isinstance(datasets, dict) else {"test": datasets}
+
+
+def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:
+    if not isinstance(dataset, ImageDataset):
+        raise ValueError(
+            f"validation_fraction {args.validation_fraction} needs train_dataset to be an ImageDataset, got "
+            f"{type(dataset).__name__}; wrap it, or split it yourself and pass the held-out part as eval_dataset"
+        )
+    return dataset.hold_out(args.validation_fraction, args.seed)
+
+
+def _check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> np.ndarray:
+    """Labels of a dataset, int (N,), all of them classes of the model."""
+    if not hasattr(dataset, "labels"):
+        raise ValueError(f"{name} must have an attribute `labels`, int (N,); wrap it in bce3s_hf.ImageDataset")
+    labels = np.asarray(dataset.labels)
+    if not len(labels):
+        raise ValueError(f"{name} is empty")
+    names = getattr(dataset, "class_names", None)
+    num_classes = model.config.num_labels
+    if names is not None and len(names) != num_classes:
+        raise ValueError(f"{name} has {len(names)} classes, the model num_labels={num_classes}; make them agree")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"{name} has labels from {labels.min()} to {labels.max()}, the model num_labels={num_classes}; labels "
+            f"must lie in [0, {num_classes})"
+        )
+    return labels
+
+
+def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.ndarray:
+    """Training images of each class, (K,); warns of classes that have none."""
+    labels = _check_labels(dataset, model, "train_dataset")
+    counts = np.bincount(labels, minlength=model.config.num_labels)
+    empty = np.flatnonzero(counts == 0).tolist()
+    if empty:
+        warnings.warn(
+            f"{len(empty)} of {len(counts)} classes have no training image and cannot be learnt: {empty[:10]}",
+            stacklevel=3,
+        )
+    return counts
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"output_dir {folder!r} cannot be written ({error}); choose another folder") from error
