@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import HfArgumentParser, set_seed
 
 from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_images, make_long_tailed, train_transform
-from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
+from bce3s_hf.data.long_tail import CONVENTIONS, KINDS, column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.data.transforms import AUGMENTATIONS
 from bce3s_hf.metrics import per_class_accuracy
@@ -73,6 +73,9 @@ class ModelArguments:
     joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
     contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
     uniformity: str = field(default="bce", metadata={"help": "Uniformity loss.", "choices": ["bce", "ce", "none"]})
+    prior_bias: bool = field(
+        default=True, metadata={"help": "Start the classifier's bias at the log-odds of the class prior."}
+    )
     projection_dim: int = field(default=128, metadata={"help": "Dimension of projections and prototypes."})
 
     def __post_init__(self) -> None:
@@ -176,6 +179,7 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
     """New model for the classes of the data, initialised from `seed`."""
     set_seed(seed)
     names = splits.class_names
+    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
     return BCE3SForImageClassification.from_timm(
         args.backbone,
         pretrained=args.pretrained,
@@ -185,6 +189,7 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         contrastive=args.contrastive,
         uniformity=args.uniformity,
         projection_dim=args.projection_dim,
+        class_counts=counts.tolist() if args.prior_bias else None,
         id2label=dict(enumerate(names)),
         label2id={name: label for label, name in enumerate(names)},
     )
@@ -236,15 +241,13 @@ def _record(
 ) -> dict[str, Any]:
     """Figures of a run, with all that is needed to repeat them."""
     config, args = trainer.model.config, trainer.args
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not args.use_cpu else platform.machine()
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "command": " ".join(["python", *sys.argv]),
         "protocol": "last epoch, no flip averaging",
         "metrics": metrics,
         "backbone": config.backbone,
-        "backbone_parameters": trainer.model.backbone.num_parameters()
-        if hasattr(trainer.model.backbone, "num_parameters")
-        else sum(p.numel() for p in trainer.model.backbone.parameters()),
+        "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
         "lambda_ss": config.lambda_ss,
         "lambda_cc": config.lambda_cc,
@@ -259,7 +262,7 @@ def _record(
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
         "per_class_accuracy": [round(float(value), 6) for value in per_class],
         "train_seconds": round(seconds, 1),
-        "hardware": f"{args.world_size} x {device}, {torch.get_num_threads()} threads each",
+        "hardware": f"{args.world_size} x {torch.cuda.get_device_name() if args.device.type == 'cuda' else cpu}",
         "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from bce3s_hf.data import ImageDataset, LongTailSampler
@@ -59,6 +59,8 @@ class BCE3STrainer(Trainer):
                 f"model must be a BCE3SForImageClassification, got {type(model).__name__}; make one with "
                 "BCE3SForImageClassification.from_timm(name, num_labels=...)"
             )
+        if not isinstance(args, BCE3STrainingArguments):
+            raise ValueError(f"args must be BCE3STrainingArguments, got {type(args).__name__}")
         _check_writable(args.output_dir)
         if train_dataset is not None:
             if args.validation_fraction:
@@ -72,6 +74,7 @@ class BCE3STrainer(Trainer):
         model.config.lambda_ss = args.lambda_ss
         model.config.lambda_cc = args.lambda_cc
         model.config.contrastive_temperature = args.contrastive_temperature
+        model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
         kwargs.setdefault("compute_metrics", self._long_tail_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
@@ -87,6 +90,15 @@ class BCE3STrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.train_sampler = LongTailSampler(dataset.labels, self.args.sampler, seed)
         return self.train_sampler
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """As in transformers, but `dataloader_drop_last` drops training images only, never images to evaluate on."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Matrices only, as timm does, without those that the backbone excludes.

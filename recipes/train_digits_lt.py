@@ -14,7 +14,7 @@ from bce3s_hf.plots import plot_per_class_accuracy
 
 CONFIG = Path(__file__).with_name("digits_lt.yaml")
 METHODS = {
-    "CE joint": "--joint ce --contrastive none --uniformity none --negative_ratio 1".split(),
+    "CE joint": "--joint ce --contrastive none --uniformity none --negative_ratio 1 --prior_bias False".split(),
     "BCE3S": "--joint bce --contrastive bce --uniformity bce".split(),
 }
 

@@ -227,6 +227,8 @@ def column_values(dataset: Any, column: str) -> np.ndarray:
     """
     if column not in dataset.column_names:
         raise ValueError(f"the dataset has no column {column!r}, only {', '.join(map(repr, dataset.column_names))}")
+    if not len(dataset):
+        return np.zeros(0, np.int64)
     values = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise ValueError(f"column {column!r} must hold integer class labels, it holds {values.dtype}")

@@ -51,7 +51,7 @@ def train_transform(data_config: dict[str, Any], augmentation: str) -> Callable[
     steps = [
         _mode(data_config),
         v2.PILToTensor(),
-        v2.Resize(size, interpolation=interpolation),
+        v2.Resize(max(size), interpolation=interpolation),  # the short side, as in evaluation
         v2.RandomCrop(size, padding=size[0] // 8),
     ]
     if augmentation == "crop_flip":

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
+from timm.models import PretrainedCfg
 from torch import Tensor
 
 SUITABLE = ("resnet50", "convnext_tiny", "vit_small_patch16_224")
@@ -30,14 +31,16 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> tuple
         The headless model, and its feature dimension D.
 
     Raises:
-        ValueError: If timm does not know the name, or the model's logits are not a linear map of its features.
+        ValueError: If timm does not know the name or cannot build it so, or the model's logits are not a linear map
+            of its features.
     """
-    if ":" not in name and not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3) or SUITABLE
+    _known_config(name)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=_PROBE_CLASSES, **kwargs)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"unknown backbone {name!r}; timm {timm.__version__} has no such model. Try {', '.join(close)}"
-        )
-    model = timm.create_model(name, pretrained=pretrained, num_classes=_PROBE_CLASSES, **kwargs)
+            f"backbone {name!r} cannot be built with pretrained={pretrained}, backbone_kwargs={kwargs}: {error}"
+        ) from error
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(classifier, nn.Linear):
         raise ValueError(_unsuitable(name, f"its classifier is {type(classifier).__name__}, not one linear layer"))
@@ -46,6 +49,35 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> tuple
     else:
         _drop_checked_classifier(model, classifier, name)
     return model, classifier.in_features
+
+
+def image_size_kwargs(name: str, image_size: int | None) -> dict[str, int]:
+    """What `timm.create_model` must be told about the side of the images: `img_size` where the size is built in.
+
+    Raises:
+        ValueError: If timm does not know the name, or `image_size` is below 1.
+    """
+    if image_size is None:
+        return {}
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    config = _known_config(name)
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+
+
+def _known_config(name: str) -> PretrainedCfg | None:
+    """timm's configuration of a model; None for the "hf-hub:..." and "local-dir:..." forms, which are read later."""
+    if ":" in name:
+        return None
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3) or SUITABLE
+        raise ValueError(
+            f"unknown backbone {name!r}; timm {timm.__version__} has no such model. Try {', '.join(close)}"
+        )
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown backbone {name!r}: {error} Leave the tag out for timm's default") from error
 
 
 @torch.no_grad()
@@ -57,13 +89,15 @@ def _drop_checked_classifier(model: nn.Module, classifier: nn.Linear, name: str)
         nn.init.normal_(classifier.weight)  # some are initialised with zeros, which would hide a difference
     was_training = model.training
     model.eval()
-    expected = model(images)
-    model.reset_classifier(0)
-    model.eval()
     try:
+        expected = model(images)
+        model.reset_classifier(0)
+        model.eval()
         same = torch.allclose(classifier(backbone_features(model, images)), expected, rtol=1e-3, atol=1e-3)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(_unsuitable(name, f"its features cannot be read ({error})")) from error
+    except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            _unsuitable(name, f"its features cannot be read from images {tuple(images.shape[1:])} ({error})")
+        ) from error
     if not same:
         raise ValueError(_unsuitable(name, "its logits are not a linear map of its pooled features"))
     model.train(was_training)

@@ -1,9 +1,9 @@
 """The BCE3S image classifier as a transformers model around any timm backbone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, UNIFORMITY_LOSSES, total_loss
-from bce3s_hf.models.backbone import backbone_data_config, backbone_features, create_backbone
+from bce3s_hf.models.backbone import backbone_data_config, backbone_features, create_backbone, image_size_kwargs
 from bce3s_hf.models.configuration import BCE3SConfig
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
 
@@ -67,6 +67,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         pretrained: bool = False,
         image_size: int | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
+        class_counts: Sequence[int] | None = None,
         **config: Any,
     ) -> "BCE3SForImageClassification":
         """New classifier on the timm backbone `name`.
@@ -76,20 +77,23 @@ class BCE3SForImageClassification(PreTrainedModel):
             pretrained: Start the backbone from timm's weights.
             image_size: Side of the square images in pixels, the backbone's own if None.
             backbone_kwargs: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`.
+            class_counts: Training images of each class, length K. The bias then starts at the log-odds of the class
+                prior, log(p / (1 - p)) with p = n_k / N, where the joint BCE of K classes is near its optimum for
+                features that say nothing; without, at zero, where it costs K log 2 and drives all features one way.
             **config: Settings of `BCE3SConfig`, such as `num_labels`, `id2label`, `joint="ce"`.
 
         Raises:
             ValueError: If timm does not know the backbone or it has no linear classifier, and for bad settings.
         """
-        kwargs = dict(backbone_kwargs or {})
-        known = timm.get_pretrained_cfg(name, allow_unregistered=True) if ":" not in name else None
-        if image_size is not None and known is not None and known.fixed_input_size:
-            kwargs.setdefault("img_size", image_size)
+        kwargs = {**image_size_kwargs(name, image_size), **(backbone_kwargs or {})}
         model = cls(BCE3SConfig(backbone=name, backbone_kwargs=kwargs, **config))
         if pretrained:
             weights, _ = create_backbone(name, pretrained=True, **kwargs)
             model.backbone.load_state_dict(weights.state_dict())
         model.config.data_config = backbone_data_config(model.backbone, image_size)
+        if class_counts is not None:
+            model.config.class_counts = [int(count) for count in class_counts]
+            model.classifier.set_prior_bias(class_counts)
         return model
 
     def init_weights(self) -> None:

@@ -1,5 +1,7 @@
 """What BCE3S puts on a backbone: normalised classifier, projector and prototype bank."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -10,13 +12,28 @@ from bce3s_hf.losses import normalized_linear
 class NormalizedLinear(nn.Linear):
     """Linear classifier whose vectors are used at length one: w_j / ||w_j|| . x + b_j.
 
-    The bias starts at zero. The length of `weight` changes no output; the Trainer gives it no weight decay, which
-    would only raise its effective learning rate.
+    The bias starts at zero, or where `set_prior_bias` puts it. The length of `weight` changes no output; the Trainer
+    gives it no weight decay, which would only raise its effective learning rate.
     """
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def set_prior_bias(self, class_counts: Sequence[int]) -> None:
+        """Set the bias to the log-odds of the class prior; a class without images counts as half an image.
+
+        Args:
+            class_counts: Training images of each class, length K.
+
+        Raises:
+            ValueError: If there are not K counts.
+        """
+        counts = torch.as_tensor(class_counts, dtype=torch.float64).clamp_min(0.5)
+        if counts.shape != self.bias.shape:
+            raise ValueError(f"class_counts must have K = {len(self.bias)} entries, got shape {tuple(counts.shape)}")
+        self.bias.copy_(torch.logit(counts / counts.sum()))
 
     def forward(self, features: Tensor) -> Tensor:
         return normalized_linear(features, self.weight, self.bias)

@@ -1,0 +1,36 @@
+"""Small long-tailed digits and trainers over them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+from bce3s_hf import BCE3STrainingArguments  # noqa: E402
+from bce3s_hf.experiment import DataArguments, ModelArguments, build_model, build_trainer, load_splits  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def digit_splits():
+    return load_splits(DataArguments(dataset="digits", imbalance_factor=20))
+
+
+@pytest.fixture
+def make_trainer(digit_splits, tmp_path):
+    """Trainer of a small backbone on long-tailed digits; keyword arguments go where they belong."""
+
+    def make(model=None, augmentation="crop", splits=digit_splits, **settings):
+        model_names = ("backbone", "image_size", "joint", "contrastive", "uniformity", "backbone_kwargs")
+        model_settings = {name: settings.pop(name) for name in model_names if name in settings}
+        defaults = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+        args = BCE3STrainingArguments(**{**defaults, "per_device_train_batch_size": 32, **settings})
+        if model is None:
+            model_args = ModelArguments(**{"backbone": "resnet20_cifar", "image_size": 16, **model_settings})
+            model = build_model(model_args, splits, seed=args.seed)
+        return build_trainer(model, splits, args, augmentation)
+
+    return make

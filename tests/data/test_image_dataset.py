@@ -1,0 +1,248 @@
+"""Items, augmentation that depends on seed, epoch and row alone, and images that cannot be read."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from torch.utils.data import DataLoader
+
+from bce3s_hf.data import ImageDataset, eval_transform, train_transform
+
+CONFIG = {
+    "input_size": [3, 16, 16],
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.25, 0.2, 0.5],
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+}
+TRANSFORM = eval_transform(CONFIG)
+AUGMENTATION = train_transform(CONFIG, "random_resized_crop")
+FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+NOISE = np.random.RandomState(0).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def encoded(image, form):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def images_of(*rows, labels=None):
+    labels = [row % 2 for row in range(len(rows))] if labels is None else labels
+    return Dataset.from_dict({"image": list(rows), "label": labels}, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return images_of(*[NOISE] * 12)
+
+
+def make(source, seed=0, augmentation=AUGMENTATION):
+    return ImageDataset(source, TRANSFORM, augmentation=augmentation, seed=seed)
+
+
+def epoch_of(dataset, epoch, rows=range(12)):
+    dataset.set_epoch(epoch)
+    return torch.stack([dataset[row]["pixel_values"] for row in rows])
+
+
+def test_item(source):
+    dataset = make(source, augmentation=None)
+    item = dataset[3]
+    assert item.keys() == {"pixel_values", "labels"}
+    assert (item["pixel_values"].dtype, item["pixel_values"].shape) == (torch.float32, (3, 16, 16))
+    assert (type(item["labels"]), item["labels"]) == (int, 1)
+    expected = (NOISE / 255 - CONFIG["mean"]) / CONFIG["std"]
+    np.testing.assert_allclose(item["pixel_values"].permute(1, 2, 0), expected, atol=1e-5)
+    assert len(dataset) == 12
+    assert dataset.labels.tolist() == [0, 1] * 6
+    assert dataset.class_names == ["cat", "dog"]
+
+
+def test_columns_by_other_names():
+    features = Features({"img": Image(), "fine": Value("int64")})
+    source = Dataset.from_dict({"img": [NOISE], "fine": [4]}, features=features)
+    dataset = ImageDataset(source, TRANSFORM, image_column="img", label_column="fine")
+    assert dataset[0]["labels"] == 4
+    assert dataset.class_names is None
+
+
+@pytest.mark.parametrize("argument", ["image_column", "label_column"])
+def test_missing_column_is_refused(source, argument):
+    with pytest.raises(
+        ValueError, match=rf"{argument} 'img' is not in the dataset; its columns are \['image', 'label'"
+    ):
+        ImageDataset(source, TRANSFORM, **{argument: "img"})
+
+
+@pytest.mark.xfail(strict=True, reason="the docstring promises it, but labels are not checked")
+def test_label_that_is_no_class_is_refused():
+    with pytest.raises(ValueError, match="-1"):
+        ImageDataset(images_of(NOISE, NOISE, labels=[0, -1]), TRANSFORM)
+
+
+def test_augmentation_repeats(source):
+    one = epoch_of(make(source), 5)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    dataset = make(source)
+    epoch_of(dataset, 4)
+    assert torch.equal(one, epoch_of(dataset, 5))
+    assert torch.equal(one.flip(0), epoch_of(dataset, 5, rows=range(11, -1, -1)))
+
+
+def test_augmentation_differs_by_seed_epoch_and_row(source):
+    views = torch.cat([epoch_of(make(source, seed), epoch) for seed in (0, 1) for epoch in (0, 1)])
+    assert len(views.flatten(1).unique(dim=0)) == 4 * 12
+
+
+def test_augmentation_starts_in_epoch_zero(source):
+    assert torch.equal(make(source)[2]["pixel_values"], epoch_of(make(source), 0)[2])
+
+
+def test_worker_processes_see_what_the_main_process_sees(source):
+    dataset = make(source)
+    alone = [epoch_of(dataset, epoch) for epoch in (0, 1)]
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=True)
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        batches = list(loader)
+        assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), alone[epoch])
+        assert torch.cat([batch["labels"] for batch in batches]).tolist() == [0, 1] * 6
+
+
+def generator_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def draw_from_all(image):
+    return torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+
+
+def test_every_generator_is_seeded_and_restored(source):
+    dataset = make(source, augmentation=draw_from_all)
+    before = generator_states()
+    draws = epoch_of(dataset, 0)
+    assert generator_states() == before
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert torch.equal(draws, epoch_of(dataset, 0))
+    assert len(draws.flatten().unique()) == 36
+
+
+def test_generators_are_restored_after_an_error(source):
+    def fail(image):
+        draw_from_all(image)
+        raise RuntimeError("no such colour")
+
+    before = generator_states()
+    with pytest.raises(RuntimeError, match="no such colour"):
+        make(source, augmentation=fail)[0]
+    assert generator_states() == before
+
+
+def test_evaluation_does_not_change_with_the_epoch(source):
+    dataset = make(source, augmentation=None)
+    assert torch.equal(epoch_of(dataset, 0), epoch_of(dataset, 1))
+
+
+def test_held_out_part_is_not_augmented(source):
+    train, validation = make(source).hold_out(0.5, seed=0)
+    assert sorted(train.labels) == sorted(validation.labels) == [0] * 3 + [1] * 3
+    plain = make(source, augmentation=None)[0]["pixel_values"]
+    assert all(torch.equal(validation[row]["pixel_values"], plain) for row in range(6))
+    assert not any(torch.equal(train[row]["pixel_values"], plain) for row in range(6))
+
+
+def test_hold_out_keeps_settings_and_all_images():
+    features = Features({"img": Image(), "fine": Value("int64")})
+    rows = [PILImage.new("RGB", (16, 16), (20 * row, 0, 0)) for row in range(8)]
+    source = Dataset.from_dict({"img": rows, "fine": [0, 1] * 4}, features=features)
+    dataset = ImageDataset(
+        source, TRANSFORM, augmentation=draw_from_all, image_column="img", label_column="fine", seed=9
+    )
+    train, validation = dataset.hold_out(0.25, seed=1)
+    assert train[0]["pixel_values"].tolist() == dataset[0]["pixel_values"].tolist()
+    reds = {image.getpixel((0, 0))[0] for part in (train, validation) for image in part.dataset["img"]}
+    assert (len(train), len(validation), len(reds)) == (6, 2, 8)
+
+
+def spoiled(kind, form):
+    content = encoded(PILImage.fromarray(NOISE), form)
+    return {"corrupt": b"no image", "empty": b"", "truncated": content[: len(content) // 2]}[kind]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("kind", ["corrupt", "empty", "truncated"])
+def test_unreadable_file_is_named(tmp_path, kind, form):
+    path = tmp_path / f"bad.{form.lower()}"
+    path.write_bytes(spoiled(kind, form))
+    dataset = make(images_of(NOISE, str(path)))
+    assert dataset[0]["pixel_values"].shape == (3, 16, 16)
+    with pytest.raises(ValueError, match=rf"image 1 \({path}\) cannot be read: .*Replace or remove it"):
+        dataset[1]
+
+
+def test_missing_file_is_named(tmp_path):
+    dataset = make(images_of(str(tmp_path / "gone.png")))
+    with pytest.raises(ValueError, match=r"image 0 \(.*gone\.png\) cannot be read"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [(None, "embedded in the dataset"), ("cats/7.png", "cats/7.png")], ids=["no path", "path"]
+)
+def test_unreadable_embedded_image_is_named(path, shown):
+    dataset = make(images_of(NOISE, {"bytes": spoiled("truncated", "PNG"), "path": path}))
+    with pytest.raises(ValueError, match=rf"image 1 \({shown}\) cannot be read: .*truncated"):
+        dataset[1]
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="fails while it words the message")
+def test_missing_image_is_named():
+    with pytest.raises(ValueError, match="image 1 .* cannot be read"):
+        make(images_of(NOISE, None))[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "colour", "expected"),
+    [
+        ("RGBA", "PNG", (200, 100, 50, 128), (200, 100, 50)),
+        ("LA", "PNG", (100, 30), (100, 100, 100)),
+        ("L", "PNG", 100, (100, 100, 100)),
+        ("1", "PNG", 1, (255, 255, 255)),
+        ("CMYK", "TIFF", (0, 51, 102, 0), (255, 204, 153)),
+        pytest.param(
+            "I;16",
+            "PNG",
+            100 * 257,
+            (100, 100, 100),
+            marks=pytest.mark.xfail(strict=True, reason="16-bit values are clipped at 255, the image turns white"),
+        ),
+    ],
+)
+def test_every_mode_becomes_colour(mode, form, colour, expected):
+    image = {"bytes": encoded(PILImage.new(mode, (16, 16), colour), form), "path": None}
+    dataset = make(images_of(image), augmentation=None)
+    assert dataset._image(0).mode == mode
+    pixels = dataset[0]["pixel_values"] * torch.tensor(CONFIG["std"]).view(3, 1, 1)
+    pixels = 255 * (pixels + torch.tensor(CONFIG["mean"]).view(3, 1, 1))
+    torch.testing.assert_close(pixels.mean((1, 2)), torch.tensor(expected, dtype=torch.float32), atol=0.1, rtol=0)
+
+
+def test_palette_becomes_colour():
+    palette = PILImage.new("RGB", (16, 16), (200, 100, 50)).convert("P", palette=PILImage.Palette.ADAPTIVE)
+    plain, indexed = (
+        make(images_of({"bytes": encoded(image, "PNG"), "path": None}), augmentation=None)
+        for image in (palette.convert("RGB"), palette)
+    )
+    assert indexed._image(0).mode == "P"
+    assert torch.equal(indexed[0]["pixel_values"], plain[0]["pixel_values"])

@@ -1,0 +1,312 @@
+"""Joint loss: hand numbers, the float64 reference, invariants, extremes, and the classes that it runs over."""
+
+import math
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import torch
+from reference import assert_matches, joint, sigmoid, softplus, value_and_gradients
+
+from bce3s_hf.losses import JOINT_LOSSES, bce_joint_loss, ce_joint_loss, normalized_linear, sample_classes
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, torch.float16]
+LABELS = torch.tensor([3, 1, 3, 0])
+KEPT = torch.tensor([0, 1, 3])
+
+every_form = pytest.mark.parametrize("form", JOINT_LOSSES)
+hard_and_soft = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+
+
+def draw(batch=4, num_classes=5, dtype=torch.float64):
+    """Features [B, 3], weight [K, 3] and bias [K]."""
+    rng = torch.Generator().manual_seed(batch + num_classes)
+    shapes = ((batch, 3), (num_classes, 3), (num_classes,))
+    return [1.5 * torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def draw_targets(soft, batch=4, num_classes=5, dtype=torch.float64):
+    """Labels, or rows with 0.7 on the label and 0.2 on another sample's: both lie in KEPT and no row sums to one."""
+    labels = LABELS[:batch] % num_classes
+    one_hot = torch.eye(num_classes, dtype=dtype)
+    return 0.7 * one_hot[labels] + 0.2 * one_hot[labels.flip(0)] if soft else labels
+
+
+@pytest.fixture
+def hand():
+    """Three classes whose logits for one sample are 3, 1 and -5."""
+    numbers = [[5, 0]], [[3, 4], [0, 2], [-1, 0]], [0, 1, 0]
+    return [torch.tensor(rows, dtype=torch.float64) for rows in numbers]
+
+
+def test_logits_normalise_the_classifier_only(hand):
+    features, weight, bias = hand
+    assert normalized_linear(features, weight, bias).tolist() == [pytest.approx([3, 1, -5])]
+    assert normalized_linear(2 * features, 7 * weight, None).tolist() == [pytest.approx([6, 0, -10])]
+
+
+@pytest.mark.parametrize(
+    ("form", "targets", "expected"),
+    [
+        ("bce", [0], softplus(-3) + softplus(1) + softplus(-5)),
+        ("bce", [2], softplus(3) + softplus(1) + softplus(5)),
+        ("bce", [[0.5, 0.25, 0.0]], 1.5 + softplus(-3) + 0.75 + softplus(-1) + softplus(-5)),
+        ("ce", [0], math.log(1 + math.exp(-2) + math.exp(-8))),
+        ("ce", [2], math.log(1 + math.exp(6) + math.exp(8))),
+        ("ce", [[0.5, 0.5, 0.0]], 1 + math.log(1 + math.exp(-2) + math.exp(-8))),
+    ],
+)
+def test_hand_numbers(hand, form, targets, expected):
+    assert JOINT_LOSSES[form](*hand, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"), [("bce", softplus(-3) + softplus(-5)), ("ce", math.log(1 + math.exp(-8)))]
+)
+def test_hand_numbers_over_kept_classes(hand, form, expected):
+    value = JOINT_LOSSES[form](*hand, torch.tensor([0]), classes=torch.tensor([0, 2]))
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("form", "expected"), [("bce", 8142 * math.log(2)), ("ce", math.log(8142))])
+def test_start_without_any_evidence(form, expected):
+    value = JOINT_LOSSES[form](torch.zeros(2, 3), torch.ones(8142, 3), None, torch.tensor([0, 8141]))
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+@every_form
+@hard_and_soft
+@pytest.mark.parametrize("some", [False, True], ids=["all", "kept"])
+@pytest.mark.parametrize(("batch", "num_classes"), [(4, 5), (1, 5), (4, 2), (1, 2)])
+def test_value_and_gradients_match_reference(form, soft, some, batch, num_classes):
+    targets = draw_targets(soft, batch, num_classes)
+    classes = KEPT[KEPT < num_classes] if some else None
+    assert_matches(
+        lambda *tensors: JOINT_LOSSES[form](*tensors, targets, classes=classes),
+        lambda *lists: joint(form, *lists, targets.tolist(), classes.tolist() if some else None),
+        *draw(batch, num_classes),
+    )
+
+
+@every_form
+@hard_and_soft
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_precision_is_near_the_reference(form, soft, dtype):
+    tensors, targets = draw(dtype=dtype), draw_targets(soft, dtype=dtype)
+    assert JOINT_LOSSES[form](*tensors, targets).dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert_matches(
+        lambda *tensors: JOINT_LOSSES[form](*tensors, targets),
+        lambda *lists: joint(form, *lists, targets.tolist()),
+        *tensors,
+    )
+
+
+@every_form
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_gives_float32(form, dtype):
+    tensors = draw(dtype=torch.float32)
+    with torch.autocast("cpu", dtype):
+        value = JOINT_LOSSES[form](*tensors, LABELS)
+    torch.testing.assert_close(value, JOINT_LOSSES[form](*tensors, LABELS), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("form", "targets", "slope", "constant", "bias_gradient", "feature_gradient"),
+    [
+        ("bce", [0], 0, math.log(2), [0, 0, 0.5], [0, 0.5]),
+        ("bce", [1], 2, math.log(2), [1, -1, 0.5], [2, 0.5]),
+        ("bce", [[0.25, 0.75, 0.0]], 1.5, math.log(2), [0.75, -0.75, 0.5], [1.5, 0.5]),
+        ("ce", [0], 0, 0, [0, 0, 0], [0, 0]),
+        ("ce", [1], 2, 0, [1, -1, 0], [2, 0]),
+        ("ce", [[0.25, 0.75, 0.0]], 1.5, 0, [0.75, -0.75, 0], [1.5, 0]),
+    ],
+)
+def test_logits_of_ten_thousand_are_exact(dtype, form, targets, slope, constant, bias_gradient, feature_gradient):
+    features = torch.tensor([[1e4, 0]], dtype=dtype)  # logits are a, -a and 0
+    weight = torch.tensor([[1, 0], [-1, 0], [0, 1]], dtype=dtype)
+    value, gradients = value_and_gradients(
+        lambda *tensors: JOINT_LOSSES[form](*tensors, torch.tensor(targets)),
+        features,
+        weight,
+        torch.zeros(3).to(dtype),
+    )
+    assert value.item() == pytest.approx(slope * features[0, 0].item() + constant, rel=1e-6)
+    assert gradients[0].tolist() == [feature_gradient]
+    assert gradients[1].isfinite().all()
+    assert gradients[2].tolist() == bias_gradient
+
+
+@every_form
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [2.0**-12, 64.0])
+def test_length_of_classifier_vectors_changes_nothing_in_any_precision(form, dtype, scale):
+    features, weight = torch.tensor([[3000, 4000]], dtype=dtype), torch.eye(2, dtype=dtype)
+    value = JOINT_LOSSES[form](features, weight, None, torch.tensor([0]))
+    torch.testing.assert_close(JOINT_LOSSES[form](features, scale * weight, None, torch.tensor([0])), value)
+
+
+@every_form
+@hard_and_soft
+def test_gradient_does_not_change_the_length_of_classifier_vectors(form, soft):
+    features, weight, bias = draw()
+    _, (_, gradient, _) = value_and_gradients(
+        lambda *t: JOINT_LOSSES[form](*t, draw_targets(soft)), features, weight, bias
+    )
+    lengths = torch.tensor([0.01, 0.5, 1, 3, 100], dtype=torch.float64)[:, None]
+    _, (_, scaled, _) = value_and_gradients(
+        lambda *t: JOINT_LOSSES[form](*t, draw_targets(soft)), features, lengths * weight, bias
+    )
+    torch.testing.assert_close((gradient * weight).sum(dim=1), torch.zeros(5, dtype=torch.float64))
+    torch.testing.assert_close(scaled * lengths, gradient)
+
+
+@every_form
+@hard_and_soft
+def test_order_of_classes_does_not_matter(form, soft):
+    features, weight, bias = draw()
+    order = torch.tensor([4, 2, 0, 3, 1])
+    targets = draw_targets(soft)
+    moved = targets[:, order] if soft else order.argsort()[targets]
+    value = JOINT_LOSSES[form](features, weight, bias, targets)
+    torch.testing.assert_close(JOINT_LOSSES[form](features, weight[order], bias[order], moved), value)
+
+
+@every_form
+@hard_and_soft
+def test_order_of_samples_does_not_matter(form, soft):
+    features, weight, bias = draw()
+    order, targets = torch.tensor([2, 0, 3, 1]), draw_targets(soft)
+    value = JOINT_LOSSES[form](features, weight, bias, targets)
+    torch.testing.assert_close(JOINT_LOSSES[form](features[order], weight, bias, targets[order]), value)
+
+
+@every_form
+def test_no_bias_is_a_bias_of_zero(form):
+    features, weight, bias = draw()
+    for classes in (None, KEPT):
+        value = JOINT_LOSSES[form](features, weight, None, LABELS, classes=classes)
+        assert value == JOINT_LOSSES[form](features, weight, torch.zeros_like(bias), LABELS, classes=classes)
+
+
+@every_form
+def test_one_hot_rows_cost_what_labels_cost(form):
+    tensors, rows = draw(), torch.eye(5, dtype=torch.float64)[LABELS]
+    torch.testing.assert_close(JOINT_LOSSES[form](*tensors, rows), JOINT_LOSSES[form](*tensors, LABELS))
+
+
+def bias_gradient(loss, logits, label, classes=None):
+    bias = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    features, weight = torch.zeros(1, 2, dtype=torch.float64), torch.ones(len(logits), 2, dtype=torch.float64)
+    loss(features, weight, bias, torch.tensor([label]), classes=classes).backward()
+    return bias.grad.tolist()
+
+
+def test_bce_pulls_each_negative_by_its_own_sigmoid():
+    pulls = bias_gradient(bce_joint_loss, [2.0, -1.0, 0.5], 0)
+    assert pulls == pytest.approx([sigmoid(2) - 1, sigmoid(-1), sigmoid(0.5)])
+    assert bias_gradient(bce_joint_loss, [-4.0, -1.0, 9.0], 0)[1] == pulls[1]
+
+
+def test_ce_pulls_each_negative_by_its_softmax():
+    exps = [math.exp(2), math.exp(-1), math.exp(0.5)]
+    expected = [exps[0] / sum(exps) - 1, exps[1] / sum(exps), exps[2] / sum(exps)]
+    assert bias_gradient(ce_joint_loss, [2.0, -1.0, 0.5], 0) == pytest.approx(expected)
+
+
+def test_sampling_leaves_kept_classes_their_gradient_and_dropped_ones_none():
+    logits, kept = [2.0, -1.0, 0.5, 3.0], [0, 2]
+    full = bias_gradient(bce_joint_loss, logits, 2)
+    sampled = bias_gradient(bce_joint_loss, logits, 2, classes=torch.tensor(kept))
+    assert sampled == [full[j] if j in kept else 0 for j in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (0, torch.zeros(3), "features must be a floating matrix"),
+        (0, torch.zeros(4, 3, dtype=torch.long), "features must be a floating matrix, got torch.int64"),
+        (1, torch.zeros(5), "weight must be a floating matrix"),
+        (1, torch.zeros(5, 2), r"weight must have 3 columns, got shape \(5, 2\)"),
+        (2, torch.zeros(4), r"bias must have shape \(K,\) = \(5,\), got \(4,\)"),
+        (2, torch.zeros(5, 1), r"bias must have shape \(K,\) = \(5,\), got \(5, 1\)"),
+    ],
+)
+@every_form
+def test_bad_tensors_are_named(form, index, value, message):
+    tensors = draw(dtype=torch.float32)
+    tensors[index] = value
+    with pytest.raises(ValueError, match=message):
+        JOINT_LOSSES[form](*tensors, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("soft", "classes", "message"),
+    [
+        (False, torch.tensor([0, 3, 4]), "every class in targets"),
+        (True, torch.tensor([0, 3, 4]), "every class that has weight in targets"),
+        (False, KEPT.int(), "classes must be torch.long .* got torch.int32"),
+        (False, KEPT.double(), "classes must be torch.long .* got torch.float64"),
+        (False, KEPT[None], r"classes must be torch.long \(C,\), got torch.int64 of shape \(1, 3\)"),
+    ],
+)
+@every_form
+def test_bad_classes_are_named(form, soft, classes, message):
+    with pytest.raises(ValueError, match=message):
+        JOINT_LOSSES[form](*draw(), draw_targets(soft), classes=classes)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@hard_and_soft
+@pytest.mark.parametrize("ratio", [0.01, 0.2, 0.4, 0.75, 0.999, 1.0])
+def test_sample_holds_the_batch_and_fills_up_to_the_ratio(soft, ratio):
+    labels = torch.tensor([7, 3, 7, 19, 3, 11, 0])
+    targets = 0.3 * torch.eye(20)[labels] if soft else labels
+    present = {0, 3, 7, 11, 19}
+    for seed in range(20):
+        kept = sample_classes(targets, 20, ratio, generator(seed)).tolist()
+        assert kept == sorted(set(kept)) and set(kept) <= set(range(20))
+        assert present <= set(kept)
+        assert len(kept) == max(round(ratio * 20), len(present))
+
+
+@hard_and_soft
+def test_sample_is_the_batch_alone_where_that_exceeds_the_ratio(soft):
+    targets = torch.eye(5)[LABELS] if soft else LABELS
+    assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3]
+
+
+def test_soft_class_of_any_weight_is_present():
+    targets = torch.tensor([[0, 1e-6, 0, 0, 0, 0], [0, 0, 0, 0, 1 - 1e-6, 0]])
+    assert sample_classes(targets, 6, 0.1, generator()).tolist() == [1, 4]
+
+
+def test_ratio_one_keeps_all():
+    assert sample_classes(LABELS, 8142, 1.0).tolist() == list(range(8142))
+
+
+def test_sample_depends_on_its_generator_alone():
+    state = torch.get_rng_state()
+    first, again, other = (sample_classes(LABELS, 100, 0.4, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@hard_and_soft
+def test_every_set_of_absent_classes_is_equally_likely(soft):
+    targets = torch.eye(6)[[4, 1]] if soft else torch.tensor([4, 1])
+    rng, draws = generator(), 3000
+    counts = Counter(tuple(sample_classes(targets, 6, 4 / 6, rng).tolist()) for _ in range(draws))
+    sets = {tuple(sorted((1, 4, *pair))) for pair in combinations((0, 2, 3, 5), 2)}
+    assert counts.keys() == sets
+    assert max(abs(count / draws - 1 / 6) for count in counts.values()) < 0.03  # four standard errors
+
+
+@pytest.mark.parametrize("ratio", [0, -0.4, 1.5, math.nan])
+def test_bad_ratio_is_named(ratio):
+    with pytest.raises(ValueError, match=rf"ratio must be in \(0, 1\], got {ratio}"):
+        sample_classes(LABELS, 5, ratio)

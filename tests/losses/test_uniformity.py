@@ -1,0 +1,129 @@
+"""Uniformity loss: hand numbers, the float64 reference, invariants, and its optimum, the simplex."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import assert_matches, softplus, uniformity
+
+from bce3s_hf.losses import UNIFORMITY_LOSSES, bce_uniformity_loss, bce_uniformity_optimum
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, torch.float16]
+
+every_form = pytest.mark.parametrize("form", UNIFORMITY_LOSSES)
+
+
+def draw(num_classes=5, dim=3, dtype=torch.float64):
+    rng = torch.Generator().manual_seed(num_classes)
+    return torch.randn(num_classes, dim, generator=rng, dtype=torch.float64).to(dtype)
+
+
+def simplex(num_classes):
+    return torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("bce", 2 * (2 * math.log(2) + softplus(-1)) / 3),
+        ("ce", (2 * math.log(1 + math.exp(-1) + math.exp(-2)) + math.log(1 + 2 * math.exp(-1))) / 3),
+    ],
+)
+def test_hand_numbers(form, expected):
+    weight = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
+    assert UNIFORMITY_LOSSES[form](weight).item() == pytest.approx(expected, rel=1e-6)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_value_and_gradient_match_reference(form, dtype, num_classes):
+    weight = draw(num_classes, dtype=dtype)
+    assert UNIFORMITY_LOSSES[form](weight).dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert_matches(UNIFORMITY_LOSSES[form], lambda rows: uniformity(form, rows), weight)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_gives_float32(form, dtype):
+    weight = draw(1000, 64, torch.float32)
+    with torch.autocast("cpu", dtype):
+        value = UNIFORMITY_LOSSES[form](weight)
+    torch.testing.assert_close(value, UNIFORMITY_LOSSES[form](weight), rtol=1e-4, atol=0)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [2.0**-8, 2.0**10])
+def test_lengths_change_nothing(form, dtype, scale):
+    weight = draw(dtype=dtype)
+    scales = torch.tensor([scale, 1, scale, 1, 1], dtype=dtype)[:, None]
+    torch.testing.assert_close(UNIFORMITY_LOSSES[form](scales * weight), UNIFORMITY_LOSSES[form](weight))
+
+
+@every_form
+def test_order_of_classes_does_not_matter(form):
+    weight = draw()
+    torch.testing.assert_close(UNIFORMITY_LOSSES[form](weight.flip(0)), UNIFORMITY_LOSSES[form](weight))
+
+
+def test_orthogonal_vectors_cost_log_two_a_pair():
+    assert bce_uniformity_loss(3 * torch.eye(100)).item() == pytest.approx(99 * math.log(2), rel=1e-6)
+    assert 99 * math.log(2) == pytest.approx(68.6, abs=0.05)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+def test_simplex_reaches_the_optimum(num_classes):
+    optimum = bce_uniformity_optimum(num_classes)
+    assert bce_uniformity_loss(simplex(num_classes)).item() == pytest.approx(optimum, rel=1e-12)
+    assert optimum < (num_classes - 1) * math.log(2)
+    rng = torch.Generator().manual_seed(0)
+    moved = simplex(num_classes) + 0.01 * torch.randn(num_classes, num_classes, generator=rng)
+    assert bce_uniformity_loss(moved).item() > optimum
+
+
+def test_optimum_of_two_classes_is_opposite_vectors():
+    assert bce_uniformity_optimum(2) == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize(
+    ("form", "optimum"), [("bce", bce_uniformity_optimum(5)), ("ce", math.log(1 + 4 * math.exp(-5 / 4)))]
+)
+def test_descent_from_a_random_start_ends_at_the_simplex(form, optimum):
+    weight = draw(5, 4).requires_grad_()
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    values = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = UNIFORMITY_LOSSES[form](weight)
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert all(after < before + 1e-12 for before, after in pairwise(values))
+    assert values[0] > optimum + 0.1
+    assert values[-1] == pytest.approx(optimum, abs=1e-6)
+    unit, corner = F.normalize(weight.detach(), dim=1), F.normalize(simplex(5), dim=1)
+    torch.testing.assert_close(unit @ unit.T, corner @ corner.T, rtol=0, atol=1e-3)
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.zeros(3), "weight must be a floating matrix"),
+        (torch.zeros(3, 2).int(), "weight must be a floating matrix, got torch.int32"),
+        (torch.zeros(1, 2), r"weight must have at least 2 rows, got shape \(1, 2\)"),
+    ],
+)
+def test_bad_weight_is_named(form, weight, message):
+    with pytest.raises(ValueError, match=message):
+        UNIFORMITY_LOSSES[form](weight)
+
+
+@pytest.mark.parametrize("num_classes", [1, 0])
+def test_optimum_needs_two_classes(num_classes):
+    with pytest.raises(ValueError, match=f"num_classes must be at least 2, got {num_classes}"):
+        bce_uniformity_optimum(num_classes)

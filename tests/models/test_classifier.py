@@ -1,0 +1,395 @@
+"""The classifier as a transformers model: losses, options, bank, and every way in and out of a folder."""
+
+import copy
+from dataclasses import fields
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification
+
+from bce3s_hf.losses import (
+    bce_contrastive_loss,
+    bce_joint_loss,
+    bce_uniformity_loss,
+    ce_contrastive_loss,
+    ce_joint_loss,
+    ce_uniformity_loss,
+)
+from bce3s_hf.models import BCE3SForImageClassification, BCE3SOutput
+
+JOINT = {"bce": bce_joint_loss, "ce": ce_joint_loss}
+CONTRASTIVE = {"bce": bce_contrastive_loss, "ce": ce_contrastive_loss}
+UNIFORMITY = {"bce": bce_uniformity_loss, "ce": ce_uniformity_loss}
+
+LABELS = torch.tensor([0, 1, 2, 1, 4, 0])
+SOFT_LABELS = 0.7 * F.one_hot(LABELS, 5) + 0.2 * F.one_hot(LABELS.flip(0), 5)
+CLASSES = torch.tensor([0, 1, 2, 4])
+SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]}
+
+saved_models = pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("resnet32_cifar", {}),
+        ("test_vit", {"image_size": 32}),
+        ("swin_tiny_patch4_window7_224", {"image_size": 32, "backbone_kwargs": SWIN}),
+    ],
+    ids=["resnet", "vit", "swin"],
+)
+small_models = pytest.mark.parametrize(("name", "image_size"), [("resnet20_cifar", 8), ("test_vit", 32)])
+
+
+def build(name="resnet20_cifar", image_size=8, **settings):
+    """Model for 5 classes, of which its bank has seen 0, 1 and 4."""
+    torch.manual_seed(0)
+    model = BCE3SForImageClassification.from_timm(
+        name, image_size=image_size, **{"num_labels": 5, "projection_dim": 8, **settings}
+    )
+    if model.config.contrastive != "none":
+        model.update_bank(torch.randn(3, model.config.projection_dim), torch.tensor([0, 1, 4]))
+    return model
+
+
+def images(model):
+    shape = len(LABELS), *model.config.data_config["input_size"]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def run(model, labels=None, **kwargs):
+    return model(images(model), labels=labels, **kwargs)
+
+
+def gradients(model):
+    torch.manual_seed(0)
+    model.train().zero_grad()
+    run(model, LABELS).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def bank_of(model):
+    return model.bank.prototypes.clone(), model.bank.seen.clone()
+
+
+def assert_same_state(model, other, but=()):
+    state, other_state = model.state_dict(), other.state_dict()
+    assert state.keys() == other_state.keys()
+    assert [name for name in state if name not in but and not torch.equal(state[name], other_state[name])] == []
+
+
+@small_models
+def test_without_labels_only_logits_come_back(name, image_size):
+    output = run(build(name, image_size).eval())
+    assert list(output) == ["logits"]
+    assert output.logits.shape == (6, 5)
+
+
+@small_models
+def test_logits_are_linear_in_the_features_asked_for(name, image_size):
+    model = build(name, image_size).eval()
+    output = run(model, output_features=True)
+    assert output.features.shape == (6, model.backbone.num_features)
+    expected = F.linear(output.features, F.normalize(model.classifier.weight), model.classifier.bias)
+    torch.testing.assert_close(output.logits, expected)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT_LABELS], ids=["hard", "soft"])
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+@pytest.mark.parametrize("contrastive", ["bce", "ce", "none"])
+@pytest.mark.parametrize("uniformity", ["bce", "ce", "none"])
+def test_loss_is_the_weighted_sum_of_the_pure_functions(joint, contrastive, uniformity, labels):
+    forms = {"joint": joint, "contrastive": contrastive, "uniformity": uniformity}
+    model = build(**forms, lambda_ss=0.3, lambda_cc=0.7, contrastive_temperature=0.5).eval()
+    output = run(model, labels, classes=CLASSES, output_features=True)
+    weight, bias = model.classifier.weight, model.classifier.bias
+    expected = JOINT[joint](output.features, weight, bias, labels, classes=CLASSES)
+    torch.testing.assert_close(output.loss_joint, expected)
+    if contrastive == "none":
+        assert output.loss_contrastive is None and output.projections is None
+    else:
+        prototypes, seen = bank_of(model)
+        torch.testing.assert_close(output.projections, model.projector(output.features))
+        term = CONTRASTIVE[contrastive](output.projections, prototypes, labels, temperature=0.5, seen=seen)
+        torch.testing.assert_close(output.loss_contrastive, term)
+        expected = expected + 0.3 * term
+    if uniformity == "none":
+        assert output.loss_uniformity is None
+    else:
+        term = UNIFORMITY[uniformity](weight)
+        torch.testing.assert_close(output.loss_uniformity, term)
+        expected = expected + 0.7 * term
+    torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"joint": "ce"},
+        {"contrastive": "ce"},
+        {"contrastive": "none"},
+        {"uniformity": "ce"},
+        {"uniformity": "none"},
+        {"projection_dim": 4},
+        {"lambda_ss": 0.5},
+        {"lambda_cc": 0.5},
+        {"contrastive_temperature": 0.2},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_the_loss_and_no_logit(change):
+    plain, changed = run(build().eval(), LABELS), run(build(**change).eval(), LABELS)
+    torch.testing.assert_close(changed.logits, plain.logits)
+    assert abs(changed.loss - plain.loss) > 1e-3
+
+
+def test_sampled_classes_change_the_joint_loss_only():
+    model = build().eval()
+    every, sampled = run(model, LABELS), run(model, LABELS, classes=CLASSES)
+    assert sampled.loss_joint < every.loss_joint
+    torch.testing.assert_close(sampled.loss - sampled.loss_joint, every.loss - every.loss_joint)
+    torch.testing.assert_close(sampled.logits, every.logits)
+
+
+def test_one_hot_labels_cost_what_hard_ones_do():
+    model = build().eval()
+    torch.testing.assert_close(run(model, F.one_hot(LABELS, 5).float()).loss, run(model, LABELS).loss)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kwargs", "message"),
+    [
+        (LABELS.int(), {}, "hard targets must be torch.long"),
+        (LABELS + 1, {}, r"hard targets must lie in \[0, 5\)"),
+        (LABELS[:3], {}, "hard targets must have shape"),
+        (SOFT_LABELS[:, :4], {}, "soft targets must have shape"),
+        (LABELS, {"classes": CLASSES[:2]}, "classes must contain every class"),
+    ],
+)
+def test_bad_labels_are_refused(labels, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        run(build(), labels, **kwargs)
+
+
+def test_projection_dim_is_that_of_projector_and_bank():
+    model = build(projection_dim=3)
+    assert run(model, LABELS).projections.shape == (6, 3)
+    assert model.bank.prototypes.shape == (5, 3)
+
+
+def test_without_contrastive_loss_there_is_no_projector_and_no_bank():
+    parts = {name.split(".")[0] for name in build(contrastive="none").state_dict()}
+    assert parts == {"backbone", "classifier"}
+    assert {name.split(".")[0] for name in build().state_dict()} == parts | {"projector", "bank"}
+
+
+def test_forward_reads_the_bank_and_never_writes_it():
+    model = build()
+    prototypes, seen = bank_of(model)
+    output = run(model.train(), LABELS)
+    output.loss.backward()
+    assert torch.equal(model.bank.prototypes, prototypes) and torch.equal(model.bank.seen, seen)
+    model.update_bank(output.projections, LABELS)
+    assert model.bank.seen.tolist() == [True, True, True, False, True]
+    assert torch.equal(model.bank.prototypes[[1, 0]], output.projections[[3, 5]])
+    assert run(model, LABELS).loss_contrastive != output.loss_contrastive
+
+
+def test_keys_to_ignore_at_inference_are_all_but_loss_and_logits():
+    names = {field.name for field in fields(BCE3SOutput)}
+    assert set(build().config.keys_to_ignore_at_inference) == names - {"loss", "logits"}
+
+
+@pytest.mark.parametrize(("joint", "link"), [("bce", torch.sigmoid), ("ce", lambda logits: logits.softmax(dim=1))])
+def test_scores_are_sigmoid_for_bce_and_softmax_for_ce(joint, link):
+    logits = torch.tensor([[0.0, 2.0, -3.0], [1.0, 1.0, 1.0]])
+    torch.testing.assert_close(build(joint=joint).scores(logits), link(logits))
+
+
+@pytest.mark.parametrize("form", ["bce", "ce"])
+@small_models
+def test_every_parameter_receives_a_gradient(name, image_size, form):
+    model = build(name, image_size, joint=form, contrastive=form, uniformity=form)
+    assert [name for name, gradient in gradients(model).items() if gradient is None or not gradient.any()] == []
+
+
+def test_empty_bank_gives_the_projector_zero_gradients_not_none():
+    model = build()
+    model.bank.reset_parameters()
+    found = gradients(model)
+    assert run(model, LABELS).loss_contrastive == 0
+    assert all(not found[f"projector.{name}"].any() for name, _ in model.projector.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")  # renamed within 5.x
+@pytest.mark.parametrize("kind", ["gradient_checkpointing", "activation_checkpointing"])
+@pytest.mark.parametrize(
+    ("name", "image_size", "block"), [("resnet20_cifar", 8, "layer1.0"), ("test_vit", 32, "blocks.0")]
+)
+def test_checkpointing_recomputes_for_the_same_gradients(name, image_size, block, kind):
+    model = build(name, image_size)
+    if not hasattr(model, f"{kind}_enable"):
+        pytest.skip(f"this transformers has no {kind}_enable")
+    passes = []
+    model.backbone.get_submodule(block).register_forward_pre_hook(lambda *_: passes.append(1))
+    expected = gradients(model)
+    getattr(model, f"{kind}_enable")()
+    torch.testing.assert_close(gradients(model), expected)
+    assert len(passes) == 1 + 2
+    getattr(model, f"{kind}_disable")()
+    gradients(model)
+    assert len(passes) == 1 + 2 + 1
+
+
+def test_bfloat16_model_computes_its_losses_in_float32():
+    model = build().eval()
+    expected = run(model, LABELS)
+    output = model.to(torch.bfloat16)(images(model).bfloat16(), labels=LABELS)
+    assert output.loss.dtype == output.logits.dtype == torch.float32
+    torch.testing.assert_close(output.loss, expected.loss, rtol=0.02, atol=0)
+
+
+@small_models
+def test_construction_keeps_timms_initialisation(name, image_size, monkeypatch):
+    create, built = timm.create_model, []
+
+    def record(*args, **kwargs):
+        model = create(*args, **kwargs)
+        built.append(copy.deepcopy(model.state_dict()))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", record)
+    state = build(name, image_size).backbone.state_dict()
+    assert len(built) == 1 and state.keys() < built[0].keys()
+    assert [key for key in state if not torch.equal(state[key], built[0][key])] == []
+
+
+@pytest.mark.parametrize("in_chans", [3, 1])
+def test_pretrained_weights_arrive(in_chans, tmp_path):
+    source = timm.create_model("test_resnet")
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    kwargs = {"in_chans": in_chans, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
+    for pretrained in (True, False):
+        state = build("test_resnet", 32, pretrained=pretrained, backbone_kwargs=kwargs).backbone.state_dict()
+        same = [name for name in state if torch.equal(state[name], source.state_dict()[name])]
+        weights = [name for name in state if name.endswith("conv1.weight")]
+        assert set(weights) <= set(same) if pretrained else not set(weights) & set(same)
+    first = source.conv1[0].weight if in_chans == 3 else source.conv1[0].weight.sum(dim=1, keepdim=True)
+    loaded = build("test_resnet", 32, pretrained=True, backbone_kwargs=kwargs).backbone.conv1[0].weight
+    torch.testing.assert_close(loaded, first)
+
+
+def test_image_size_builds_a_vit_for_it():
+    model = build("test_vit", image_size=32)
+    assert model.backbone.patch_embed.img_size == (32, 32)
+    assert model.config.backbone_kwargs == {"img_size": 32}
+    assert model.config.data_config["input_size"] == [3, 32, 32]
+
+
+def test_image_size_of_a_resnet_concerns_its_data_only():
+    model = build("resnet20_cifar", image_size=24)
+    assert model.config.backbone_kwargs == {}
+    assert model.config.data_config["input_size"] == [3, 24, 24]
+
+
+def test_backbone_kwargs_reach_timm_and_stay_the_callers():
+    kwargs = {"in_chans": 1, "drop_rate": 0.5}
+    model = build("test_vit", image_size=32, backbone_kwargs=kwargs)
+    assert kwargs == {"in_chans": 1, "drop_rate": 0.5}
+    assert model.backbone.head_drop.p == 0.5
+    assert run(model).logits.shape == (6, 5)
+
+
+def test_grey_images_have_one_mean():
+    config = build(backbone_kwargs={"in_chans": 1}).config.data_config
+    assert config["input_size"] == [1, 8, 8]
+    assert config["mean"] == pytest.approx([(0.4914 + 0.4822 + 0.4465) / 3])
+    assert config["std"] == pytest.approx([(0.2023 + 0.1994 + 0.2010) / 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("resnet20_cifra", {}, "unknown backbone 'resnet20_cifra'.*resnet20_cifar"),
+        ("resnet20_cifar", {"joint": "triplet"}, "joint must be one of bce, ce"),
+        ("resnet20_cifar", {"lambda_cc": -1}, "lambda_cc must be at least 0"),
+    ],
+)
+def test_from_timm_refuses_nonsense(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **settings)
+
+
+@saved_models
+@pytest.mark.parametrize("loader", [BCE3SForImageClassification, AutoModelForImageClassification])
+def test_saved_model_comes_back_whole(name, settings, loader, tmp_path):
+    model = build(
+        name, **{"image_size": 32, **settings}, id2label=dict(enumerate("abcde")), class_counts=[9, 5, 3, 2, 1]
+    )
+    model.save_pretrained(tmp_path)
+    loaded = loader.from_pretrained(tmp_path)
+    assert type(loaded) is BCE3SForImageClassification and not loaded.training
+    assert_same_state(loaded, model)
+    torch.testing.assert_close(run(loaded, LABELS).loss, run(model.eval(), LABELS).loss)
+    torch.testing.assert_close(run(loaded).logits, run(model).logits)
+    assert loaded.bank.seen.tolist() == [True, True, False, False, True]
+    assert {**loaded.config.to_dict(), "_name_or_path": ""} == {**model.config.to_dict(), "_name_or_path": ""}
+
+
+def test_saved_model_without_bank_comes_back_whole(tmp_path):
+    model = build(contrastive="none")
+    model.save_pretrained(tmp_path)
+    assert_same_state(BCE3SForImageClassification.from_pretrained(tmp_path), model)
+
+
+def test_model_loaded_in_bfloat16_trains(tmp_path):
+    build().save_pretrained(tmp_path)
+    model = BCE3SForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    output = model.train()(images(model).bfloat16(), labels=LABELS)
+    output.loss.backward()
+    model.update_bank(output.projections, LABELS)
+    assert model.bank.prototypes.dtype == torch.bfloat16 and model.bank.seen.dtype == torch.bool
+    assert torch.equal(model.bank.prototypes[4], output.projections[4])
+
+
+@saved_models
+def test_other_number_of_classes_starts_a_new_classifier_on_the_old_backbone(name, settings, tmp_path):
+    model = build(name, **{"image_size": 32, **settings})
+    model.save_pretrained(tmp_path)
+    loaded = BCE3SForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    classes = {"classifier.weight", "classifier.bias", "bank.prototypes", "bank.seen"}
+    assert_same_state(loaded, model, but=classes)
+    assert loaded.classifier.weight.shape == (7, model.backbone.num_features)
+    assert 0 < loaded.classifier.weight.norm(dim=1).min() and loaded.classifier.weight.abs().max() <= 1
+    assert not loaded.classifier.bias.any()
+    assert loaded.bank.prototypes.shape == (7, 8) and not loaded.bank.prototypes.any() and not loaded.bank.seen.any()
+    assert run(loaded, LABELS).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "missing"),
+    [
+        ("resnet20_cifar", 8, "backbone.layer1.0.conv1.weight"),
+        ("resnet20_cifar", 8, "backbone.bn1.weight"),
+        ("resnet20_cifar", 8, "backbone.bn1.running_var"),
+        ("resnet20_cifar", 8, "backbone.bn1.num_batches_tracked"),
+        ("resnet20_cifar", 8, "projector.0.bias"),
+        ("resnet20_cifar", 8, "classifier.weight"),
+        ("test_vit", 32, "backbone.cls_token"),
+        ("test_vit", 32, "backbone.blocks.0.attn.qkv.weight"),
+        ("test_vit", 32, "backbone.norm.weight"),
+    ],
+)
+def test_tensor_missing_from_a_checkpoint_starts_anew_and_no_other(name, image_size, missing, tmp_path):
+    model = build(name, image_size)
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value += 0.01
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[missing]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = BCE3SForImageClassification.from_pretrained(tmp_path)
+    assert_same_state(loaded, model, but={missing})
+    assert loaded.state_dict()[missing].abs().max() <= 2
+    assert run(loaded, LABELS).loss.isfinite()

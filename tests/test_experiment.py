@@ -1,0 +1,265 @@
+"""Settings from YAML and command line, data by manifest, and a model that its seed determines."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bce3s_hf.data import SplitManifest
+from bce3s_hf.experiment import DataArguments, ModelArguments, build_model, load_splits, parse_arguments
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse the text of a YAML file, then the command line."""
+
+    def parse(text, *overrides):
+        config = tmp_path / "config.yaml"
+        config.write_text(f"use_cpu: true\noutput_dir: {tmp_path / 'run'}\n{text}")
+        return parse_arguments(config, list(overrides))
+
+    return parse
+
+
+def test_yaml_wins_over_defaults_and_the_command_line_over_yaml(parse):
+    model, data, training = parse(
+        "backbone: resnet20_cifar\nimbalance_factor: 20\nlambda_ss: 0.3\nlearning_rate: 0.2\nseed: 4",
+        *"--imbalance_factor 50 --learning_rate 0.3 --image_size 16".split(),
+    )
+    assert (model.backbone, model.image_size, model.joint) == ("resnet20_cifar", 16, "bce")
+    assert (data.imbalance_factor, data.dataset) == (50, "digits")
+    assert (training.lambda_ss, training.learning_rate, training.seed) == (0.3, 0.3, 4)
+
+
+def test_later_option_wins(parse):
+    assert parse("", "--seed", "1", "--seed", "2")[2].seed == 2
+
+
+@pytest.mark.parametrize("options", ["--config other.yaml --seed 3", "--seed 3 --config other.yaml"])
+def test_config_option_replaces_the_default_file(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default.yaml").write_text("backbone: resnet32_cifar\nlambda_ss: 0.3")
+    (tmp_path / "other.yaml").write_text("backbone: resnet20_cifar\nuse_cpu: true")
+    model, _, training = parse_arguments(tmp_path / "default.yaml", options.split())
+    assert (model.backbone, training.lambda_ss, training.seed) == ("resnet20_cifar", 0.1, 3)
+
+
+def test_command_line_of_the_process_is_the_default(tmp_path, monkeypatch):
+    (tmp_path / "default.yaml").write_text("use_cpu: true")
+    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "7"])
+    assert parse_arguments(tmp_path / "default.yaml")[2].seed == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config"], "--config needs the path of a YAML file"),
+        (["--config", "gone.yaml"], "config 'gone.yaml' does not exist; give a YAML file such as .*default.yaml"),
+    ],
+)
+def test_config_without_file_is_refused(tmp_path, options, message):
+    (tmp_path / "default.yaml").write_text("use_cpu: true")
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(tmp_path / "default.yaml", options)
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2", "just text", "7"])
+def test_config_must_hold_settings(tmp_path, text):
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(ValueError, match="must hold lines `setting: value`"):
+        parse_arguments(config, [])
+
+
+def test_empty_config_is_fine(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("# nothing differs from the defaults\n")
+    assert parse_arguments(config, ["--use_cpu"])[0] == ModelArguments()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "name"),
+    [
+        ("lambda_sss: 0.1", [], "--lambda_sss"),
+        ("", ["--lambda_sss", "0.1"], "--lambda_sss"),
+        ("", ["--lambda_sss=0.1"], "--lambda_sss=0.1"),
+        ("", ["stray"], "stray"),
+        ("", ["--imbalance", "10"], "--imbalance"),
+        ("imbalance_f: 10", [], "--imbalance_f"),
+        ("", ["--conf", "other.yaml"], "--conf"),
+    ],
+)
+def test_unknown_or_abbreviated_setting_is_refused_by_name(parse, text, options, name):
+    with pytest.raises(ValueError, match=f"unknown setting '{name}'; --help lists all"):
+        parse(text, *options)
+
+
+@pytest.mark.parametrize("value", ["", "null", "~", "[1, 2]", "{a: 1}", "\n  a: 1"])
+def test_setting_that_is_no_scalar_is_refused_by_name(parse, value):
+    with pytest.raises(ValueError, match=r"max_count in '.*config\.yaml' must be one number, text or true/false"):
+        parse(f"max_count: {value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("learning_rate: 1e-3", "learning_rate", 0.001),
+        ("weight_decay: 5E-4", "weight_decay", 0.0005),
+        ("lambda_ss: 1", "lambda_ss", 1.0),
+        ("bf16: false", "bf16", False),
+        ("logging_nan_inf_filter: true", "logging_nan_inf_filter", True),
+        ("save_strategy: 'no'", "save_strategy", "no"),
+        ("run_name: 2024", "run_name", "2024"),
+    ],
+)
+def test_yaml_value_takes_the_type_of_its_setting(parse, text, name, value):
+    parsed = getattr(parse(text)[2], name)
+    assert parsed == value
+    if isinstance(value, float):
+        assert type(parsed) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("augmentation: blur", "argument --augmentation: invalid choice: 'blur'"),
+        ("convention: random", "argument --convention: invalid choice: 'random'"),
+        ("imbalance_kind: linear", "argument --imbalance_kind/--imbalance-kind: invalid choice: 'linear'"),
+        ("joint: mse", "argument --joint: invalid choice: 'mse'"),
+        ("contrastive: mse", "argument --contrastive: invalid choice: 'mse'"),
+        ("uniformity: mse", "argument --uniformity: invalid choice: 'mse'"),
+        ("imbalance_factor: much", "invalid float value: 'much'"),
+    ],
+)
+def test_value_that_is_no_choice_ends_with_usage(parse, capsys, text, message):
+    with pytest.raises(SystemExit):
+        parse(text)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("negative_ratio: 0", r"negative_ratio must be in \(0, 1\]"),
+        ("lambda_cc: -1", "lambda_cc must be at least 0"),
+        ("manifest: split.json\nimbalance_factor: 10", "manifest and imbalance_factor both say which images to keep"),
+        ("backbone_kwargs: drop", "backbone_kwargs must be JSON, got 'drop'"),
+        ("backbone_kwargs: '[1]'", r"backbone_kwargs must be a JSON object, got '\[1\]'"),
+        ("backbone_kwargs: 3", "backbone_kwargs must be a JSON object, got '3'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(parse, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_settings_of_the_recipe_are_known(recipe):
+    _, data, training = parse_arguments(recipe, ["--use_cpu"])
+    assert data.imbalance_factor > 1
+    assert training.output_dir == f"runs/{recipe.stem}"
+
+
+def test_data_stays_as_it_is_without_imbalance_factor():
+    splits = load_splits(DataArguments())
+    assert splits.manifest is None
+    assert len(splits.train) == 1397
+    assert splits.class_names == [str(digit) for digit in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({"max_count": 100}, [100, 71, 51, 36, 26, 18, 13, 9, 6, 5]),
+        ({"imbalance_kind": "step", "max_count": 100}, [100] * 5 + [5] * 5),
+    ],
+)
+def test_options_of_the_long_tail(settings, counts):
+    splits = load_splits(DataArguments(imbalance_factor=20, **settings))
+    assert torch.tensor(splits.train["label"][:]).bincount().tolist() == counts
+    assert splits.manifest.class_counts == counts
+    assert len(splits.test) == 400
+
+
+def test_largest_class_has_as_many_images_as_the_smallest_had(digit_splits):
+    available = torch.tensor(load_splits(DataArguments()).train["label"][:]).bincount()
+    assert digit_splits.manifest.class_counts[0] == available.min()
+
+
+def test_convention_and_seed_choose_the_images(digit_splits):
+    shuffled = [
+        load_splits(DataArguments(imbalance_factor=20, convention="shuffle", split_seed=seed)) for seed in (0, 1)
+    ]
+    assert len({splits.manifest.sha256 for splits in [digit_splits, *shuffled]}) == 3
+
+
+def test_manifest_gives_the_same_rows(tmp_path):
+    path = tmp_path / "split.json"
+    made = load_splits(DataArguments(imbalance_factor=20, convention="shuffle", split_seed=3))
+    made.manifest.save(path)
+    again = load_splits(DataArguments(manifest=str(path)))
+    assert again.manifest == made.manifest == SplitManifest.load(path)
+    assert again.train["label"][:] == made.train["label"][:]
+    assert [image.tobytes() for image in again.train["image"]] == [image.tobytes() for image in made.train["image"]]
+
+
+def test_manifest_of_other_data_is_refused(tmp_path, digit_splits):
+    path = tmp_path / "split.json"
+    digit_splits.manifest.save(path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "num_rows": 5}))
+    with pytest.raises(ValueError, match="made from another dataset: 5 rows then, 1397 now"):
+        load_splits(DataArguments(manifest=str(path)))
+
+
+def test_source_settings_reach_the_loader(monkeypatch, digit_splits):
+    calls = []
+    images = {"train": digit_splits.train, "test": digit_splits.test}
+    monkeypatch.setattr(
+        "bce3s_hf.experiment.load_images", lambda name, **settings: calls.append((name, settings)) or images
+    )
+    settings = {"image_column": "img", "label_column": "fine", "train_split": "all", "test_split": "val"}
+    load_splits(DataArguments(dataset="birds", **settings))
+    assert calls == [("birds", settings)]
+
+
+SMALL = {"backbone": "resnet20_cifar", "image_size": 16}
+
+
+def weights(splits, seed=0, **settings):
+    model = build_model(ModelArguments(**{**SMALL, **settings}), splits, seed)
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+
+def test_model_is_determined_by_its_seed(digit_splits):
+    one = weights(digit_splits, seed=1)
+    torch.manual_seed(5)
+    assert torch.equal(one, weights(digit_splits, seed=1))
+    assert not torch.equal(one, weights(digit_splits, seed=2))
+
+
+def test_model_knows_the_classes(digit_splits):
+    names = [f"digit {label}" for label in range(10)]
+    train = digit_splits.train.cast_column("label", type(digit_splits.train.features["label"])(names=names))
+    config = build_model(ModelArguments(**SMALL), type(digit_splits)(train, digit_splits.test, None), seed=0).config
+    assert config.num_labels == 10
+    assert config.id2label == dict(enumerate(names))
+    assert config.label2id["digit 3"] == 3
+
+
+def test_model_settings_reach_the_model(digit_splits):
+    settings = {"joint": "ce", "uniformity": "none", "projection_dim": 24, "backbone_kwargs": '{"in_chans": 1}'}
+    model = build_model(ModelArguments(**SMALL, **settings), digit_splits, seed=0)
+    assert (model.config.joint, model.config.uniformity) == ("ce", "none")
+    assert model.bank.prototypes.shape == (10, 24)
+    assert model.config.data_config["input_size"] == [1, 16, 16]
+    without = build_model(ModelArguments(**SMALL, contrastive="none"), digit_splits, seed=0)
+    assert not hasattr(without, "bank")
+
+
+def test_unknown_backbone_is_refused(digit_splits):
+    with pytest.raises(ValueError, match="unknown backbone 'resnet33_cifar'.*Try .*resnet32_cifar"):
+        build_model(ModelArguments(backbone="resnet33_cifar"), digit_splits, seed=0)
