@@ -8,7 +8,8 @@
 
 from pathlib import Path
 
-from bce3s_hf.experiment import build_model, build_trainer, load_splits, parse_arguments, run
+from bce3s_hf.arguments import parse_arguments
+from bce3s_hf.experiment import build_model, build_trainer, load_splits, run
 from bce3s_hf.metrics import results_table
 
 

@@ -8,7 +8,8 @@ Prints one table, draws per-class accuracy against training count, and saves bot
 import sys
 from pathlib import Path
 
-from bce3s_hf.experiment import build_model, build_trainer, load_splits, parse_arguments, run
+from bce3s_hf.arguments import parse_arguments
+from bce3s_hf.experiment import build_model, build_trainer, load_splits, run
 from bce3s_hf.metrics import results_table
 from bce3s_hf.plots import plot_per_class_accuracy
 

@@ -9,7 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 from bce3s_hf import BCE3STrainingArguments  # noqa: E402
-from bce3s_hf.experiment import DataArguments, ModelArguments, build_model, build_trainer, load_splits  # noqa: E402
+from bce3s_hf.arguments import DataArguments, ModelArguments  # noqa: E402
+from bce3s_hf.experiment import build_model, build_trainer, load_splits  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

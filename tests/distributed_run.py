@@ -12,7 +12,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from bce3s_hf import BCE3STrainingArguments
-from bce3s_hf.experiment import DataArguments, ModelArguments, build_model, build_trainer, load_splits
+from bce3s_hf.arguments import DataArguments, ModelArguments
+from bce3s_hf.experiment import build_model, build_trainer, load_splits
 
 
 class KillAt(TrainerCallback):

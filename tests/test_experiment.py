@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.data import SplitManifest
-from bce3s_hf.experiment import DataArguments, ModelArguments, build_model, load_splits, parse_arguments
+from bce3s_hf.experiment import build_model, load_splits
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -258,6 +259,15 @@ def test_model_settings_reach_the_model(digit_splits):
     assert model.config.data_config["input_size"] == [1, 16, 16]
     without = build_model(ModelArguments(**SMALL, contrastive="none"), digit_splits, seed=0)
     assert not hasattr(without, "bank")
+
+
+def test_prior_bias_is_the_log_odds_of_each_class(digit_splits):
+    share = torch.tensor(digit_splits.manifest.class_counts) / len(digit_splits.train)
+    model, without = (
+        build_model(ModelArguments(**SMALL, prior_bias=prior), digit_splits, seed=0) for prior in (True, False)
+    )
+    torch.testing.assert_close(model.classifier.bias.data, share.logit())
+    assert not torch.allclose(without.classifier.bias.data, share.logit(), atol=0.1)
 
 
 def test_unknown_backbone_is_refused(digit_splits):

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from sklearn.datasets import load_digits
 
-from bce3s_hf.experiment import parse_arguments
+from bce3s_hf.arguments import parse_arguments
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)

@@ -22,7 +22,7 @@ from bce3s_hf import (
     make_long_tailed,
     train_transform,
 )
-from bce3s_hf.experiment import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.losses import bce_contrastive_loss, bce_joint_loss, class_balanced_weights, sample_classes
 
 FEATURES, WEIGHT, BIAS = torch.randn(2, 4), torch.randn(3, 4), torch.zeros(3)

@@ -178,6 +178,11 @@ def test_settings_reach_timm_and_show_in_the_input_size(name, kwargs, size):
     assert backbone_features(backbone, torch.randn(2, *size)).shape == (2, dim)
 
 
+def test_backbone_is_tried_at_the_size_it_is_built_for():
+    backbone, dim = create_backbone("coat_tiny", img_size=64)
+    assert backbone_features(backbone, torch.randn(2, 3, 64, 64)).shape == (2, dim)
+
+
 def test_pretrained_loads_timms_weights(tmp_path):
     source = timm.create_model("test_resnet")
     torch.save(source.state_dict(), tmp_path / "weights.pth")

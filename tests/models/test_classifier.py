@@ -1,8 +1,10 @@
 """The classifier as a transformers model: losses, options, bank, and every way in and out of a folder."""
 
 import copy
+import json
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -298,6 +300,18 @@ def test_backbone_kwargs_reach_timm_and_stay_the_callers():
     assert kwargs == {"in_chans": 1, "drop_rate": 0.5}
     assert model.backbone.head_drop.p == 0.5
     assert run(model).logits.shape == (6, 5)
+
+
+def test_class_counts_set_the_prior_bias_and_stay_in_the_configuration():
+    model = build(class_counts=np.array([5, 2, 1, 1, 1]))
+    torch.testing.assert_close(model.classifier.bias.sigmoid(), torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1]))
+    assert model.config.class_counts == [5, 2, 1, 1, 1]
+    assert json.loads(model.config.to_json_string())["class_counts"] == [5, 2, 1, 1, 1]
+
+
+def test_without_class_counts_the_bias_starts_at_zero():
+    model = build()
+    assert not model.classifier.bias.any() and model.config.class_counts is None
 
 
 def test_grey_images_have_one_mean():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bce3s_hf.losses import bce_joint_loss
 from bce3s_hf.models import NormalizedLinear, Projector, PrototypeBank
 
 
@@ -56,6 +57,29 @@ def test_bias_starts_at_zero_and_vectors_do_not(classifier):
     classifier.reset_parameters()
     assert not classifier.bias.any()
     assert classifier.weight.norm(dim=1).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("class_counts", "odds"), [([6, 3, 1], [6 / 4, 3 / 7, 1 / 9]), ([2, 1, 0], [2 / 1.5, 1 / 2.5, 0.5 / 3])]
+)
+def test_prior_bias_is_the_log_odds_of_each_class(class_counts, odds):
+    classifier = NormalizedLinear(2, 3)
+    classifier.set_prior_bias(class_counts)
+    torch.testing.assert_close(classifier.bias.exp(), torch.tensor(odds))
+    assert classifier.bias.requires_grad
+
+
+def test_prior_bias_minimises_the_joint_loss_of_features_that_say_nothing():
+    classifier = NormalizedLinear(2, 3)
+    classifier.set_prior_bias([6, 3, 1])
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    bce_joint_loss(torch.zeros(10, 2), classifier.weight, classifier.bias, labels).backward()
+    torch.testing.assert_close(classifier.bias.grad, torch.zeros(3))
+
+
+def test_prior_bias_needs_a_count_for_each_class():
+    with pytest.raises(ValueError, match=r"class_counts must have K = 3 entries, got shape \(2,\)"):
+        NormalizedLinear(2, 3).set_prior_bias([1, 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

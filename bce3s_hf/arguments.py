@@ -1,0 +1,112 @@
+"""Settings of the recipes, from a YAML file and then from the command line."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
+from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.training_args import BCE3STrainingArguments
+
+
+@dataclass
+class DataArguments:
+    """Which images, how long their tail, and how they are augmented."""
+
+    dataset: str = field(
+        default="digits", metadata={"help": "'digits', 'cifar10', 'cifar100', a Hub id, or a local folder."}
+    )
+    imbalance_factor: float | None = field(
+        default=None, metadata={"help": "Largest over smallest class, at least 1; left out, the data stays as it is."}
+    )
+    imbalance_kind: str = field(default="exp", metadata={"help": "Long-tail profile.", "choices": list(KINDS)})
+    max_count: int | None = field(
+        default=None, metadata={"help": "Images of the largest class; left out, the size of the smallest as it is."}
+    )
+    convention: str = field(
+        default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of the conventions shuffle and choice."})
+    manifest: str | None = field(
+        default=None, metadata={"help": "split.json of another run, to train on exactly its images."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Image column; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; found by its type."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
+    augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
+
+    def __post_init__(self) -> None:
+        if self.manifest is not None and self.imbalance_factor is not None:
+            raise ValueError("manifest and imbalance_factor both say which images to keep; give one of them")
+
+
+@dataclass
+class ModelArguments:
+    """Which backbone, and which form of each loss."""
+
+    backbone: str = field(default="resnet32_cifar", metadata={"help": "Any timm model with a linear classifier."})
+    pretrained: bool = field(default=False, metadata={"help": "Start from timm's weights."})
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; the backbone's own."})
+    backbone_kwargs: str = field(
+        default="{}", metadata={"help": """More for timm.create_model, as JSON: '{"drop_path_rate": 0.1}'."""}
+    )
+    joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
+    contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
+    uniformity: str = field(default="bce", metadata={"help": "Uniformity loss.", "choices": ["bce", "ce", "none"]})
+    prior_bias: bool = field(
+        default=True, metadata={"help": "Start the classifier's bias at the log-odds of the class prior."}
+    )
+    projection_dim: int = field(default=128, metadata={"help": "Dimension of projections and prototypes."})
+
+    def __post_init__(self) -> None:
+        try:
+            kwargs = json.loads(self.backbone_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"backbone_kwargs must be JSON, got {self.backbone_kwargs!r}: {error}") from error
+        if not isinstance(kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}")
+
+
+def parse_arguments(
+    default_config: Path, overrides: list[str] | None = None
+) -> tuple[ModelArguments, DataArguments, BCE3STrainingArguments]:
+    """Settings from a YAML file, then from the command line; later ones win.
+
+    Args:
+        default_config: YAML of flat scalars, read unless the command line names another with `--config FILE`.
+        overrides: Command line, `sys.argv[1:]` if None.
+
+    Raises:
+        ValueError: If a setting is unknown, no scalar, or out of its range.
+    """
+    argv = list(sys.argv[1:] if overrides is None else overrides)
+    config = default_config
+    if "--config" in argv:
+        position = argv.index("--config")
+        if position + 1 == len(argv):
+            raise ValueError("--config needs the path of a YAML file")
+        config = Path(argv[position + 1])
+        del argv[position : position + 2]
+    if not config.is_file():
+        raise ValueError(f"config {str(config)!r} does not exist; give a YAML file such as {default_config}")
+    settings = yaml.safe_load(config.read_text()) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config {str(config)!r} must hold lines `setting: value`")
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    if nested:
+        raise ValueError(
+            f"{nested[0]} in {str(config)!r} must be one number, text or true/false; leave it out for none"
+        )
+    argv = [text for key, value in settings.items() for text in (f"--{key}", str(value))] + argv
+    parser = HfArgumentParser((ModelArguments, DataArguments, BCE3STrainingArguments), allow_abbrev=False)
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}; --help lists all")
+    return tuple(arguments)
