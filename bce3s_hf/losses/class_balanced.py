@@ -24,8 +24,8 @@ def class_balanced_weights(class_counts: Sequence[int] | Tensor, beta: float) ->
     counts = torch.as_tensor(class_counts, dtype=torch.float64)
     if counts.ndim != 1 or not len(counts):
         raise ValueError(f"class_counts must have shape (K,), got {tuple(counts.shape)}")
-    if counts.min() < 1:
-        empty = (counts < 1).nonzero().flatten().tolist()
+    if not bool((counts >= 1).all()):
+        empty = (~(counts >= 1)).nonzero().flatten().tolist()
         raise ValueError(f"class_counts must be at least 1; classes without images: {empty[:10]}")
     weights = (1 - beta) / (1 - beta**counts)
     return (weights * len(counts) / weights.sum()).float()

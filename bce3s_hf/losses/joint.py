@@ -10,14 +10,13 @@ from bce3s_hf.losses.primitives import (
     ce_rows,
     check_matrix,
     check_targets,
+    unit_rows,
     values_can_be_read,
 )
 
 
 def normalized_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Logits s_ij = w_j / ||w_j|| . x_i + b_j; only the classifier is normalised.
-
-    The product is scaled by 1 / ||w_j|| afterwards, so that no normalised copy of `weight` is kept.
 
     Args:
         features: Backbone features x, shape (B, D), any norm.
@@ -27,8 +26,7 @@ def normalized_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> 
     Returns:
         Logits, shape (B, K), float32 at least.
     """
-    norms = at_least_float32(weight).norm(dim=1).clamp_min(1e-12)
-    logits = at_least_float32(F.linear(features, weight)) / norms
+    logits = at_least_float32(F.linear(features, unit_rows(weight).to(features.dtype)))
     return logits if bias is None else logits + bias
 
 
@@ -54,6 +52,8 @@ def sample_classes(
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio}")
+    if not targets.ndim:
+        raise ValueError("targets must have a batch dimension, got a single number")
     check_targets(targets, len(targets), num_classes)
     if ratio == 1:
         return torch.arange(num_classes, device=targets.device)
@@ -85,6 +85,10 @@ def _kept_logits(
         return normalized_linear(features, weight, bias), targets
     if classes.ndim != 1 or classes.dtype != torch.long:
         raise ValueError(f"classes must be torch.long (C,), got {classes.dtype} of shape {tuple(classes.shape)}")
+    if values_can_be_read(classes):
+        bounded = torch.cat([classes.new_tensor([-1]), classes, classes.new_tensor([num_classes])])
+        if not bool((bounded.diff() > 0).all()):
+            raise ValueError(f"classes must be sorted, without repeats, and lie in [0, {num_classes})")
     dropped = torch.ones(num_classes, dtype=torch.bool, device=classes.device).index_fill(0, classes, False)
     if targets.is_floating_point():
         if values_can_be_read(targets) and bool((targets > 0)[:, dropped].any()):

@@ -14,8 +14,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def unit_rows(tensor: Tensor) -> Tensor:
-    """Rows scaled to length one in float32 at least; a zero row stays zero."""
-    return F.normalize(at_least_float32(tensor), dim=1)
+    """Rows scaled to length one in float32 at least; a zero row stays zero, and rows below 1e-5 stay shorter."""
+    return F.normalize(at_least_float32(tensor), dim=1, eps=1e-5)
 
 
 def check_matrix(name: str, tensor: Tensor, columns: int | None = None) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bce3s_hf.losses.primitives import check_matrix, unit_rows
+from bce3s_hf.losses.primitives import at_least_float32, check_matrix, unit_rows
 
 
 def _similarities(weight: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def _similarities(weight: Tensor) -> Tensor:
     if len(weight) < 2:
         raise ValueError(f"weight must have at least 2 rows, got shape {tuple(weight.shape)}")
     unit = unit_rows(weight)
-    return unit @ unit.T
+    return at_least_float32(unit @ unit.T)  # autocast makes the product half precision
 
 
 def bce_uniformity_loss(weight: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ class BCE3SForImageClassification(PreTrainedModel):
             image_size: Side of the square images in pixels, the backbone's own if None.
             backbone_kwargs: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`.
             class_counts: Training images of each class, length K. The bias then starts at the log-odds of the class
-                prior, log(p / (1 - p)) with p = n_k / N, where the joint BCE of K classes is near its optimum for
-                features that say nothing; without, at zero, where it costs K log 2 and drives all features one way.
+                prior, log(p / (1 - p)) with p = n_k / N; without, as in the paper, at zero, where the joint loss costs
+                log 2 a kept class and first of all drives every feature away from every classifier vector.
             **config: Settings of `BCE3SConfig`, such as `num_labels`, `id2label`, `joint="ce"`.
 
         Raises:

@@ -59,3 +59,8 @@ def test_bad_beta_is_named(beta):
 def test_bad_counts_are_named(counts, message):
     with pytest.raises(ValueError, match=message):
         class_balanced_weights(counts, 0.9)
+
+
+def test_count_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"classes without images: \[0\]"):
+        class_balanced_weights([float("nan"), 1], 0.9)

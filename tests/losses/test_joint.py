@@ -310,3 +310,14 @@ def test_every_set_of_absent_classes_is_equally_likely(soft):
 def test_bad_ratio_is_named(ratio):
     with pytest.raises(ValueError, match=rf"ratio must be in \(0, 1\], got {ratio}"):
         sample_classes(LABELS, 5, ratio)
+
+
+@pytest.mark.parametrize("classes", [[1, 0, 2], [0, 1, 1, 2], [0, 1, 5], [-1, 0, 1]])
+def test_classes_out_of_order_or_range_are_refused(hand, classes):
+    with pytest.raises(ValueError, match=r"classes must be sorted, without repeats, and lie in \[0, 3\)"):
+        bce_joint_loss(*hand, torch.tensor([0]), classes=torch.tensor(classes))
+
+
+def test_single_number_is_no_batch_of_targets():
+    with pytest.raises(ValueError, match="targets must have a batch dimension"):
+        sample_classes(torch.tensor(1), 5, 0.4)
