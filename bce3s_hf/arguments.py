@@ -1,9 +1,10 @@
 """Settings of the recipes, from a YAML file and then from the command line."""
 
+import argparse
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -41,8 +42,8 @@ class DataArguments:
     augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
 
     def __post_init__(self) -> None:
-        if self.manifest is not None and self.imbalance_factor is not None:
-            raise ValueError("manifest and imbalance_factor both say which images to keep; give one of them")
+        if self.imbalance_factor is None and self.max_count is not None:
+            raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
 
 
 @dataclass
@@ -83,30 +84,33 @@ def parse_arguments(
 
     Raises:
         ValueError: If a setting is unknown, no scalar, or out of its range.
+        SystemExit: From argparse, with a message, if a value has the wrong type or is none of the choices.
     """
-    argv = list(sys.argv[1:] if overrides is None else overrides)
-    config = default_config
-    if "--config" in argv:
-        position = argv.index("--config")
-        if position + 1 == len(argv):
-            raise ValueError("--config needs the path of a YAML file")
-        config = Path(argv[position + 1])
-        del argv[position : position + 2]
-    if not config.is_file():
-        raise ValueError(f"config {str(config)!r} does not exist; give a YAML file such as {default_config}")
-    settings = yaml.safe_load(config.read_text()) or {}
-    if not isinstance(settings, dict):
-        raise ValueError(f"config {str(config)!r} must hold lines `setting: value`")
-    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
-    if nested:
-        raise ValueError(
-            f"{nested[0]} in {str(config)!r} must be one number, text or true/false; leave it out for none"
-        )
-    argv = [text for key, value in settings.items() for text in (f"--{key}", str(value))] + argv
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path, default=default_config)
+    chosen, argv = config_parser.parse_known_args(overrides)
+    settings = _read_yaml(chosen.config, default_config)
+    argv = [f"--{key}={value}" for key, value in settings.items()] + argv
     parser = HfArgumentParser((ModelArguments, DataArguments, BCE3STrainingArguments), allow_abbrev=False)
     *arguments, unknown = parser.parse_args_into_dataclasses(
         argv, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        raise ValueError(f"unknown setting {unknown[0]!r}; --help lists all")
+        raise ValueError(f"unknown setting {unknown[0].partition('=')[0]!r}; --help lists all")
     return tuple(arguments)
+
+
+def _read_yaml(path: Path, example: Path) -> dict[str, Any]:
+    """Flat settings of a YAML file."""
+    if not path.is_file():
+        raise ValueError(f"config {str(path)!r} does not exist; give a YAML file such as {example}")
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {str(path)!r} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"config {str(path)!r} must hold lines `setting: value`")
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    if nested:
+        raise ValueError(f"{nested[0]} in {str(path)!r} must be one number, text or true/false; leave it out for none")
+    return settings

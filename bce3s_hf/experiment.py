@@ -61,6 +61,11 @@ def load_splits(args: DataArguments) -> Splits:
     train, manifest = images["train"], None
     if args.manifest is not None:
         manifest = SplitManifest.load(args.manifest)
+        if args.imbalance_factor not in (None, manifest.imbalance_factor):
+            raise ValueError(
+                f"imbalance_factor {args.imbalance_factor} contradicts {args.manifest!r}, which was made with "
+                f"{manifest.imbalance_factor}; leave one out"
+            )
         train = manifest.select(train)
     elif args.imbalance_factor is not None:
         train, manifest = make_long_tailed(

@@ -6,7 +6,7 @@ import numpy as np
 
 from bce3s_hf.metrics import shot_groups
 
-_COLOURS = ("#8c8c8c", "#1f77b4", "#d62728", "#2ca02c")
+_MARKERS = "osD^vP*X"
 
 
 def plot_per_class_accuracy(
@@ -31,19 +31,24 @@ def plot_per_class_accuracy(
     axis = figure.subplots()
     tail = axis.twinx()
     edges = np.arange(len(order) + 1) - 0.5
-    tail.stairs(counts, edges, baseline=0.8, fill=True, color="#f2d9a6", alpha=0.6, label="training images")
+    tail.stairs(counts, edges, baseline=0.8, fill=True, color="#f7ecd6", label="training images")
     tail.set_yscale("log")
     tail.set_ylabel("training images (log scale)")
     axis.set_zorder(tail.get_zorder() + 1)
     axis.patch.set_visible(False)
     crowded = len(order) > 30
     window = max(1, len(order) // 10)
-    for colour, (name, values) in zip(_COLOURS, accuracies.items(), strict=False):
+    for number, (name, values) in enumerate(accuracies.items()):
+        colour, marker = f"C{number % 10}", _MARKERS[number % len(_MARKERS)]
         percent = 100 * np.asarray(values)[order]
-        axis.plot(positions, percent, "o", color=colour, markersize=3 if crowded else 6, alpha=0.4 if crowded else 1)
-        line = np.convolve(percent, np.ones(window) / window, "valid") if crowded else percent
-        label = f"{name} (mean over {window} classes)" if crowded else name
-        axis.plot(positions[: len(line)] + (len(order) - len(line)) / 2, line, color=colour, label=label)
+        label = f"{name} (line: mean over {window} classes)" if crowded else name
+        style = {"marker": marker, "markersize": 3 if crowded else 6, "color": colour}
+        if crowded:
+            near = np.abs(positions[:, None] - positions) <= window // 2
+            axis.plot(positions, percent, linestyle="", alpha=0.35, **style)
+            percent = np.nanmean(np.where(near, percent, np.nan), axis=1)
+            style["marker"] = ""
+        axis.plot(positions, percent, label=label, **style)
     for name, mask in shot_groups(counts).items():
         members = positions[mask]
         if len(members):

@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from safetensors.torch import load_file
-
 from conftest import ROOT
+from safetensors.torch import load_file
 
 SCRIPT = str(ROOT / "tests" / "distributed_run.py")
 TERMS = ("loss", "loss_joint", "loss_contrastive", "loss_uniformity", "grad_norm")

@@ -38,15 +38,16 @@ def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_recipe_commands_parse(command):
+def test_recipe_commands_parse(command, monkeypatch):
     words = shlex.split(command)
     recipe = next(word for word in words if word.endswith(".py"))
     assert (ROOT / recipe).is_file()
     config = ROOT / recipe.replace("train_", "").replace(".py", ".yaml")
     options = words[words.index(recipe) + 1 :]
+    monkeypatch.chdir(ROOT)
     settings = {name: value for part in parse_arguments(config, options) for name, value in vars(part).items()}
     for name, value in zip(options[::2], options[1::2], strict=True):
-        assert str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
+        assert name == "--config" or str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
 
 
 def test_figures_of_the_defaults_are_the_code_s():

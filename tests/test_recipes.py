@@ -85,7 +85,7 @@ def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
     assert [entry["epoch"] for entry in record["log"]] == [1, 2]
 
     (tmp_path / "again.yaml").write_text("manifest: one/split.json\nnum_train_epochs: 1\noutput_dir: two\n")
-    start(recipe, "--config", "again.yaml", *common, folder=tmp_path, **cache)
+    start(recipe, "--config=again.yaml", *common, folder=tmp_path, **cache)
     assert SplitManifest.load(tmp_path / "two" / "split.json") == manifest
 
 

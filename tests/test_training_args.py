@@ -6,11 +6,11 @@ from transformers import HfArgumentParser
 from bce3s_hf import BCE3STrainingArguments
 
 REFUSED = [
-    ("lambda_ss", -0.1, "lambda_ss must be at least 0, got -0.1"),
-    ("lambda_ss", float("nan"), "lambda_ss must be at least 0, got nan"),
-    ("lambda_cc", -1.0, "lambda_cc must be at least 0, got -1.0"),
-    ("contrastive_temperature", 0.0, "contrastive_temperature must be positive, got 0.0"),
-    ("contrastive_temperature", -1.0, "contrastive_temperature must be positive, got -1.0"),
+    ("lambda_ss", -0.1, "lambda_ss must be at least 0 and finite, got -0.1"),
+    ("lambda_ss", float("nan"), "lambda_ss must be at least 0 and finite, got nan"),
+    ("lambda_cc", -1.0, "lambda_cc must be at least 0 and finite, got -1.0"),
+    ("contrastive_temperature", 0.0, "contrastive_temperature must be positive and finite, got 0.0"),
+    ("contrastive_temperature", -1.0, "contrastive_temperature must be positive and finite, got -1.0"),
     ("negative_ratio", 0.0, r"negative_ratio must be in \(0, 1\], got 0.0"),
     ("negative_ratio", 1.01, r"negative_ratio must be in \(0, 1\], got 1.01"),
     ("contrastive_warmup_epochs", -1.0, "contrastive_warmup_epochs must be at least 0, got -1.0"),

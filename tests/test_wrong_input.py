@@ -104,7 +104,10 @@ CASES = {
         lambda: bce_contrastive_loss(FEATURES, WEIGHT, torch.tensor([0, 1]), temperature=0),
         "temperature must be positive, got 0",
     ),
-    "loss weight": (lambda: BCE3STrainingArguments("run", lambda_ss=-1), "lambda_ss must be at least 0, got -1"),
+    "loss weight": (
+        lambda: BCE3STrainingArguments("run", lambda_ss=-1),
+        "lambda_ss must be at least 0 and finite, got -1",
+    ),
     "sampler": (
         lambda: LongTailSampler(np.array([0, 1]), "balanced"),
         "sampler must be one of instance, .* 'balanced'",
@@ -141,9 +144,10 @@ CASES = {
     "corrupt image": (corrupt_image, r"image 0 \(cat.jpg\) cannot be read: .*Replace or remove it"),
     "manifest of other data": (foreign_manifest, "the manifest was made from another dataset"),
     "broken manifest": (broken_manifest, "split.json is not a split manifest"),
-    "manifest and imbalance": (
-        lambda: DataArguments(manifest="split.json", imbalance_factor=10),
-        "manifest and imbalance_factor both say which images to keep; give one",
+    "size without imbalance": (lambda: DataArguments(max_count=10), "max_count 10 needs imbalance_factor"),
+    "image and label in one column": (
+        lambda: (folder(), folder("test"), load_images("data", image_column="kind", label_column="kind"))[2],
+        "image_column and label_column are both 'kind'",
     ),
     "unknown option": (lambda: parse_arguments(CIFAR, ["--epochs", "3"]), "unknown setting '--epochs'"),
     "unknown setting in YAML": (lambda: yaml("epochs: 3"), "unknown setting '--epochs'"),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
@@ -55,6 +56,10 @@ class ImageDataset(torch.utils.data.Dataset):
         self.label_column = label_column
         self.seed = seed
         self.labels = column_values(dataset, label_column)
+        if len(self.labels) and self.labels.min() < 0:
+            raise ValueError(
+                f"label_column {label_column!r} holds {self.labels.min()}, which is no class; remove such rows"
+            )
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
 
     @property
@@ -97,10 +102,12 @@ class ImageDataset(torch.utils.data.Dataset):
         try:
             image = self.dataset[index][self.image_column]
             image.load()
+            if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
+                return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
             raw = self.dataset.select([index]).cast_column(self.image_column, Image(decode=False))
-            path = raw[0][self.image_column]["path"] or "embedded in the dataset"
+            path = (raw[0][self.image_column] or {}).get("path") or "embedded in the dataset"
             raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -49,8 +50,8 @@ def long_tail_counts(num_classes: int, max_count: int, imbalance_factor: float, 
         counts = [int(max_count)] * head + [int(max_count * ratio)] * (num_classes - head)
     if counts[-1] < 1:
         raise ValueError(
-            f"the smallest class would be empty: max_count {max_count} over imbalance_factor {imbalance_factor} is "
-            "below 1; lower imbalance_factor"
+            f"the smallest class would be empty: max_count {max_count} / imbalance_factor {imbalance_factor} rounds "
+            "down to 0; lower imbalance_factor"
         )
     return counts
 
@@ -62,8 +63,9 @@ def select_indices(labels: np.ndarray, counts: Sequence[int], convention: str = 
         labels: Class of every row, int (N,).
         counts: Images to keep of each class, length K.
         convention: How the field picks them: "first" n rows of each class (the authors of BCE3S), "shuffle" the rows
-            of each class and take the first n (LDAM-DRW), or "choice" of n without replacement. The latter two draw
-            from one `numpy.random.RandomState(seed)`, class after class, as the public code does.
+            of each class by `numpy.random.RandomState(seed)` and take the first n (LDAM-DRW, after numpy.random.seed;
+            `numpy.random.choice` without replacement then picks the same), or "choice" of n without replacement by
+            `numpy.random.default_rng(seed)`. One generator serves all classes in their order.
         seed: Of "shuffle" and "choice".
 
     Returns:
@@ -74,7 +76,7 @@ def select_indices(labels: np.ndarray, counts: Sequence[int], convention: str = 
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-    rng = np.random.RandomState(seed)
+    rng = np.random.default_rng(seed) if convention == "choice" else np.random.RandomState(seed)
     chosen = []
     for label, count in enumerate(counts):
         rows = np.flatnonzero(labels == label)
@@ -122,6 +124,9 @@ class SplitManifest:
             manifest = cls(**json.loads(Path(path).read_text()))
         except (TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a split manifest: {error}") from error
+        numbers = [*manifest.class_counts, *manifest.indices, manifest.num_rows]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError(f"{path} is not a split manifest: counts and row numbers must be whole numbers")
         if sum(manifest.class_counts) != len(manifest.indices):
             raise ValueError(
                 f"{path} lists {len(manifest.indices)} rows, but its class counts sum to {sum(manifest.class_counts)}"
@@ -135,7 +140,10 @@ class SplitManifest:
             ValueError: If the dataset is not the one that the manifest was made from.
         """
         labels = column_values(dataset, self.label_column)
-        if len(labels) != self.num_rows or _digest(labels, np.asarray(self.indices)) != self.sha256:
+        rows = np.asarray(self.indices)
+        same = len(labels) == self.num_rows and 0 <= rows.min() and rows.max() < len(labels)
+        same = same and _digest(labels, rows) == self.sha256
+        if not same or np.bincount(labels[rows]).tolist() != self.class_counts:
             raise ValueError(
                 f"the manifest was made from another dataset: {self.num_rows} rows then, {len(labels)} now, or the "
                 f"labels in column {self.label_column!r} or their order differ"
@@ -171,7 +179,10 @@ def make_long_tailed(
         ValueError: If the column is missing, an argument is out of its range, or a class has too few images.
     """
     labels = column_values(dataset, label_column)
-    available = np.bincount(labels)
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"column {label_column!r} holds {labels.min()}, which is no class; remove such rows")
+    feature = dataset.features[label_column]
+    available = np.bincount(labels, minlength=getattr(feature, "num_classes", None) or 0)
     if len(available) < 2 or available.min() == 0:
         empty = np.flatnonzero(available == 0).tolist()
         raise ValueError(f"column {label_column!r} must hold classes 0 to K - 1, K >= 2; without images: {empty[:10]}")
@@ -214,7 +225,8 @@ def hold_out_indices(labels: np.ndarray, fraction: float, seed: int = 0) -> tupl
     held_out = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        held_out.append(rng.choice(rows, min(int(np.ceil(fraction * len(rows))), len(rows) - 1), replace=False))
+        count = math.ceil(round(fraction * len(rows), 6))  # 0.07 of 100 is 7.000000000000001 in floating point
+        held_out.append(rng.choice(rows, min(count, len(rows) - 1), replace=False))
     validation = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 

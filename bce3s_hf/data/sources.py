@@ -74,13 +74,17 @@ def find_columns(dataset: Dataset, image_column: str | None, label_column: str |
         if not labels:
             raise ValueError(f"cannot tell the label column: {_quoted(features)}; give label_column")
         label_column = labels[0]
+    if image_column == label_column:
+        raise ValueError(
+            f"image_column and label_column are both {image_column!r}; its columns are {_quoted(features)}"
+        )
     if not isinstance(features[image_column], Image):
         raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
     return image_column, label_column
 
 
 def digits() -> DatasetDict:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey images; 40 test images a class, the rest to train on."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey images: 1,397 to train on, 400 to test, stratified."""
     source = load_digits()
     pixels = np.round(source.images * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(pixels)), test_size=400, stratify=source.target, random_state=0)

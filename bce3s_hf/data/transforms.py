@@ -29,10 +29,10 @@ def train_transform(data_config: dict[str, Any], augmentation: str) -> Callable[
 
     Args:
         data_config: As for `eval_transform`.
-        augmentation: "none" for the evaluation transform; "crop" shifts small images by up to an eighth of their
-            side, filled with black (4 pixels of 32); "crop_flip" also mirrors half of them; "random_resized_crop" is
-            timm's default for larger images: a crop of 8 to 100% of the area, mirrored in half of the cases, with
-            colour jitter.
+        augmentation: "none" for the evaluation transform; "crop" resizes the short side and crops at random after
+            padding by an eighth with black (4 pixels of 32); "crop_flip" also mirrors half of the images;
+            "random_resized_crop" is timm's default for larger images: a crop of 8 to 100% of the area, mirrored in
+            half of the cases, with colour jitter.
 
     Returns:
         From a PIL image of any mode to float (C, H, W).

@@ -1,5 +1,6 @@
 """Configuration of a BCE3S classifier: backbone, loss forms and weights, data."""
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -8,10 +9,10 @@ from transformers import PreTrainedConfig
 def check_loss_settings(lambda_ss: float, lambda_cc: float, contrastive_temperature: float) -> None:
     """Raise ValueError for loss weights below zero or a temperature that is not positive."""
     for name, value in (("lambda_ss", lambda_ss), ("lambda_cc", lambda_cc)):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
-    if not contrastive_temperature > 0:
-        raise ValueError(f"contrastive_temperature must be positive, got {contrastive_temperature}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+    if not 0 < contrastive_temperature < math.inf:
+        raise ValueError(f"contrastive_temperature must be positive and finite, got {contrastive_temperature}")
 
 
 class BCE3SConfig(PreTrainedConfig):

@@ -72,7 +72,7 @@ def test_counts_are_rounded_down(arguments, counts):
         ((10, 10, 0.5), "imbalance_factor is n_max / n_min and must be at least 1, got 0.5"),
         ((10, 10, float("nan")), "imbalance_factor .* got nan"),
         ((10, 10, 2, "linear"), "kind must be one of exp, step, got 'linear'"),
-        ((10, 10, 11), "smallest class would be empty: max_count 10 over imbalance_factor 11 is below 1"),
+        ((10, 10, 11), "smallest class would be empty: max_count 10 / imbalance_factor 11 rounds down to 0"),
         ((10, 10, 11, "step"), "smallest class would be empty"),
         ((10, 0, 1), "smallest class would be empty"),
     ],
@@ -89,7 +89,8 @@ def test_doctests_of_the_module():
 
 
 def reenact(labels, counts, convention, seed):
-    rng, chosen = np.random.RandomState(seed), set()
+    rng = {"choice": np.random.default_rng(seed)}.get(convention, np.random.RandomState(seed))
+    chosen = set()
     for label, count in enumerate(counts):
         rows = np.where(labels == label)[0]
         if convention == "shuffle":
@@ -101,7 +102,7 @@ def reenact(labels, counts, convention, seed):
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("seed", [0, 3])
-def test_selection_is_that_of_the_public_code(convention, seed):
+def test_selection_is_that_of_a_plain_loop(convention, seed):
     rows = select_indices(LABELS, COUNTS, convention, seed)
     assert rows.dtype == np.int64
     assert rows.tolist() == reenact(LABELS, COUNTS, convention, seed)
@@ -115,9 +116,9 @@ def test_only_first_ignores_the_seed(convention, same):
     assert np.array_equal(one, two) == same
 
 
-def test_shuffle_does_not_pick_the_first():
-    first, shuffle = (select_indices(LABELS, COUNTS, convention).tolist() for convention in ("first", "shuffle"))
-    assert first != shuffle
+def test_every_convention_picks_other_rows():
+    picked = {tuple(select_indices(LABELS, COUNTS, convention).tolist()) for convention in CONVENTIONS}
+    assert len(picked) == 3
 
 
 @pytest.mark.parametrize(
@@ -224,10 +225,7 @@ def test_manifest_refuses_a_dataset_without_its_column(dataset):
     [
         lambda indices: [74 if row == indices[-1] else row for row in indices],
         lambda indices: indices[::-1],
-        pytest.param(
-            lambda indices: [*indices[:-1], 10_000],
-            marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="rows out of range give a bare IndexError"),
-        ),
+        lambda indices: [*indices[:-1], 10_000],
     ],
     ids=["swapped", "reordered", "out of range"],
 )

@@ -65,9 +65,9 @@ def test_digits_are_those_of_scikit_learn():
     assert (min(pixels.min() for pixels, _ in arrays), max(pixels.max() for pixels, _ in arrays)) == (0, 255)
 
 
-@pytest.mark.xfail(strict=True, reason="the stratified split gives 39 to 41 test images a class")
-def test_digits_leave_forty_test_images_a_class():
-    assert np.bincount(load_images("digits")["test"]["label"]).tolist() == [40] * 10
+def test_digits_leave_about_forty_test_images_a_class():
+    counts = np.bincount(load_images("digits")["test"]["label"])
+    assert counts.sum() == 400 and counts.min() >= 39 and counts.max() <= 41
 
 
 def test_digits_splits():
@@ -197,7 +197,7 @@ def test_missing_split_is_refused(folder, settings, message):
         (
             {"image": Image(), "label": ANIMALS},
             ("label", None),
-            r"image_column 'label' holds ClassLabel\(.*not images",
+            "image_column and label_column are both 'label'",
         ),
     ],
 )
