@@ -90,7 +90,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         if pretrained:
             weights, _ = create_backbone(name, pretrained=True, **kwargs)
             model.backbone.load_state_dict(weights.state_dict())
-        model.config.data_config = backbone_data_config(model.backbone, image_size)
+        model.config.data_config = backbone_data_config(model.backbone, kwargs.get("img_size", image_size))
         if class_counts is not None:
             model.config.class_counts = [int(count) for count in class_counts]
             model.classifier.set_prior_bias(class_counts)
@@ -106,15 +106,20 @@ class BCE3SForImageClassification(PreTrainedModel):
         missing = [name for name in state if name not in module._non_persistent_buffers_set]
         missing = [name for name in missing if not getattr(state[name], "_is_hf_initialized", state[name] is None)]
         if missing and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+            loaded = {
+                name: value.clone() for name, value in state.items() if value is not None and name not in missing
+            }
+            module.reset_parameters()  # batch norm resets all of its statistics at once
+            for name, value in loaded.items():
+                getattr(module, name).copy_(value)
         elif missing:
             for name in missing:
                 nn.init.trunc_normal_(state[name], std=0.02)
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
 
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
-        """timm's backbones bring their own checkpointing function."""
+    def _set_gradient_checkpointing(self, enable: bool = True, **options: Any) -> None:
+        """timm's backbones bring their own checkpointing function; transformers' options do not reach it."""
         self.backbone.set_grad_checkpointing(enable)
 
     def forward(

@@ -18,7 +18,8 @@ class NormalizedLinear(nn.Linear):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     @torch.no_grad()
     def set_prior_bias(self, class_counts: Sequence[int]) -> None:
