@@ -115,7 +115,7 @@ def build_trainer(
 
 
 def run(trainer: BCE3STrainer, splits: Splits) -> RunResult:
-    """Train, test after the last epoch without flip averaging, and save into the output folder.
+    """Train, save into the output folder, and test the last epoch without flip averaging.
 
     The folder then holds the model (`from_pretrained` loads it), `split.json` (which images, if a subset was taken)
     and `results.json` (metrics, and all that is needed to repeat them). `--resume_from_checkpoint` takes a folder, or
@@ -128,13 +128,13 @@ def run(trainer: BCE3STrainer, splits: Splits) -> RunResult:
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
     seconds = time.perf_counter() - start
+    trainer.save_model()
     test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
     output = trainer.predict(test, metric_key_prefix="test")
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     per_class = per_class_accuracy(
         output.predictions[:, 0].astype(int), output.label_ids, trainer.model.config.num_labels
     )
-    trainer.save_model()
     if trainer.is_world_process_zero():
         record = _record(trainer, splits, metrics, per_class, seconds)
         (folder / RESULTS_FILE).write_text(json.dumps(record, indent=1) + "\n")
@@ -154,6 +154,7 @@ def _record(
         "backbone": config.backbone,
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
+        "prior_bias": config.prior_bias,
         "lambda_ss": config.lambda_ss,
         "lambda_cc": config.lambda_cc,
         "contrastive_temperature": config.contrastive_temperature,
@@ -165,7 +166,7 @@ def _record(
         "weight_decay": args.weight_decay,
         "seed": args.seed,
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
-        "per_class_accuracy": [round(float(value), 6) for value in per_class],
+        "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in per_class],
         "train_seconds": round(seconds, 1),
         "hardware": f"{args.world_size} x {torch.cuda.get_device_name() if args.device.type == 'cuda' else cpu}",
         "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},

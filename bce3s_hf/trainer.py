@@ -61,6 +61,8 @@ class BCE3STrainer(Trainer):
             )
         if not isinstance(args, BCE3STrainingArguments):
             raise ValueError(f"args must be BCE3STrainingArguments, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(f"{args.n_gpu} GPUs in one process: start by `accelerate launch` or `torchrun` instead")
         _check_writable(args.output_dir)
         if train_dataset is not None:
             if args.validation_fraction:

@@ -63,5 +63,9 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
         if self.sampler not in SAMPLER_POWERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLER_POWERS)}, got {self.sampler!r}")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
+            )
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator

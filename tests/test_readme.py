@@ -1,5 +1,6 @@
 """The README's Python blocks run as printed, and its commands name files and options that exist."""
 
+import json
 import re
 import shlex
 
@@ -8,6 +9,7 @@ from conftest import ROOT
 from sklearn.datasets import load_digits
 
 from bce3s_hf.arguments import parse_arguments
+from bce3s_hf.metrics import results_table
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -48,6 +50,16 @@ def test_recipe_commands_parse(command, monkeypatch):
     settings = {name: value for part in parse_arguments(config, options) for name, value in vars(part).items()}
     for name, value in zip(options[::2], options[1::2], strict=True):
         assert name == "--config" or str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").iterdir()), ids=lambda folder: folder.name)
+def test_tables_are_those_of_the_records(folder):
+    records = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("ce_joint", "bce3s")}
+    assert records["ce_joint"]["split"] == records["bce3s"]["split"]
+    assert records["ce_joint"]["epochs"] == records["bce3s"]["epochs"]
+    assert records["bce3s"]["split"]["sha256"] in README
+    named = zip(("CE joint", "BCE3S"), records.values(), strict=True)
+    assert results_table({name: record["metrics"] for name, record in named}) in README
 
 
 def test_figures_of_the_defaults_are_the_code_s():

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainer, BCE3STrainingArguments, ImageDataset, eval_transform
 from bce3s_hf.losses import bce_uniformity_optimum
@@ -295,6 +295,18 @@ class TestWrongData:
         _, args, dataset = parts
         with pytest.raises(ValueError, match="model must be a BCE3SForImageClassification, got Linear"):
             BCE3STrainer(torch.nn.Linear(2, 2), args, train_dataset=dataset)
+
+    def test_several_gpus_in_one_process(self, parts):
+        model, args, dataset = parts
+        assert args.n_gpu < 2
+        args._n_gpu = 2
+        with pytest.raises(ValueError, match="2 GPUs in one process: start by `accelerate launch`"):
+            BCE3STrainer(model, args, train_dataset=dataset)
+
+    def test_arguments_of_transformers(self, parts, tmp_path):
+        model, _, dataset = parts
+        with pytest.raises(ValueError, match="args must be BCE3STrainingArguments, got TrainingArguments"):
+            BCE3STrainer(model, TrainingArguments(str(tmp_path), use_cpu=True), train_dataset=dataset)
 
     def test_folder_that_cannot_be_written(self, parts, tmp_path):
         model, args, dataset = parts

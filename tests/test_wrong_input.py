@@ -108,6 +108,10 @@ CASES = {
         lambda: BCE3STrainingArguments("run", lambda_ss=-1),
         "lambda_ss must be at least 0 and finite, got -1",
     ),
+    "label smoothing": (
+        lambda: BCE3STrainingArguments("run", label_smoothing_factor=0.1),
+        "label_smoothing_factor 0.1 is of no use here: give soft labels",
+    ),
     "sampler": (
         lambda: LongTailSampler(np.array([0, 1]), "balanced"),
         "sampler must be one of instance, .* 'balanced'",

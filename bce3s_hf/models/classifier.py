@@ -93,6 +93,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         model.config.data_config = backbone_data_config(model.backbone, kwargs.get("img_size", image_size))
         if class_counts is not None:
             model.config.class_counts = [int(count) for count in class_counts]
+            model.config.prior_bias = True
             model.classifier.set_prior_bias(class_counts)
         return model
 

@@ -29,6 +29,7 @@ class BCE3SConfig(PreTrainedConfig):
         lambda_cc: Weight of the uniformity loss, at least 0.
         contrastive_temperature: tau of the contrastive loss, positive (transformers keeps `temperature` for itself).
         class_counts: Training images of each class, shape (K,), once trained.
+        prior_bias: Whether the bias started at the log-odds of the class prior; set by `from_timm`.
         data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
         **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels` or `id2label`.
 
@@ -51,6 +52,7 @@ class BCE3SConfig(PreTrainedConfig):
         lambda_cc: float = 1.0,
         contrastive_temperature: float = 1.0,
         class_counts: list[int] | None = None,
+        prior_bias: bool = False,
         data_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +76,7 @@ class BCE3SConfig(PreTrainedConfig):
         self.lambda_cc = lambda_cc
         self.contrastive_temperature = contrastive_temperature
         self.class_counts = class_counts
+        self.prior_bias = prior_bias
         self.data_config = data_config
         super().__init__(**kwargs)
 
