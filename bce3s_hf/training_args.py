@@ -13,7 +13,7 @@ class BCE3STrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus the settings of BCE3S.
 
     The Trainer copies lambda_ss, lambda_cc and contrastive_temperature into the model's configuration, so that a
-    checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT, see METHOD in the README; of
+    checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT, see the README; of
     transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss is a sum over K classes,
     a norm of 1 would clip nearly every step), cosine schedule, logging every epoch.
 
