@@ -4,6 +4,8 @@ Importing registers the CIFAR ResNets with timm and the model with transformers'
 """
 
 from bce3s_hf.data import (
+    Draw,
+    DrawSampler,
     ImageDataset,
     LongTailSampler,
     SplitManifest,
@@ -24,6 +26,8 @@ __all__ = [
     "BCE3SForImageClassification",
     "BCE3STrainer",
     "BCE3STrainingArguments",
+    "Draw",
+    "DrawSampler",
     "ImageDataset",
     "LongTailSampler",
     "SplitManifest",

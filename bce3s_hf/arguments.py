@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from bce3s_hf.data.lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.losses import SOFT_TARGETS
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 
@@ -20,6 +22,13 @@ class DataArguments:
 
     dataset: str = field(
         default="digits", metadata={"help": "'digits', 'cifar10', 'cifar100', a Hub id, or a local folder."}
+    )
+    train_list: str | None = field(
+        default=None, metadata={"help": "List of the dataset's images to train on: `path label` lines, or a .json."}
+    )
+    test_list: str | None = field(default=None, metadata={"help": "List of the dataset's images to test on."})
+    published: str | None = field(
+        default=None, metadata={"help": "Check the lists by these published counts.", "choices": list(PUBLISHED)}
     )
     imbalance_factor: float | None = field(
         default=None, metadata={"help": "Largest over smallest class, at least 1; left out, the data stays as it is."}
@@ -40,10 +49,29 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
     augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
+    auto_augment: str | None = field(
+        default=None, metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1."}
+    )
+    re_prob: float | None = field(
+        default=None, metadata={"help": "Probability of random erasing in random_resized_crop; timm's 0."}
+    )
+    color_jitter: float | None = field(
+        default=None, metadata={"help": "Strength of colour jitter in random_resized_crop; timm's 0.4."}
+    )
 
     def __post_init__(self) -> None:
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
+        if (self.train_list is None) != (self.test_list is None):
+            raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
+        if self.train_list is None and self.published is not None:
+            raise ValueError(f"published {self.published!r} needs train_list and test_list")
+        columns = (self.image_column, self.label_column, self.test_split)
+        if self.train_list is not None and (columns != (None, None, None) or self.train_split != "train"):
+            raise ValueError(
+                "image_column, label_column, train_split and test_split are of no use with train_list and test_list, "
+                "which say all that; leave them out"
+            )
 
 
 @dataclass
@@ -59,6 +87,15 @@ class ModelArguments:
     joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
     contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
     uniformity: str = field(default="bce", metadata={"help": "Uniformity loss.", "choices": ["bce", "ce", "none"]})
+    normalize_classifier: bool = field(default=True, metadata={"help": "Use the classifier's vectors at length one."})
+    normalize_features: bool = field(default=False, metadata={"help": "Use the features at length one as well."})
+    soft_targets: str = field(
+        default="full",
+        metadata={
+            "help": "Cost of a mixed label t: full, t sp(-s) + (1 - t) sp(s), or positive, t sp(-s) where t > 0.",
+            "choices": list(SOFT_TARGETS),
+        },
+    )
     prior_bias: bool = field(
         default=True, metadata={"help": "Start the classifier's bias at the log-odds of the class prior."}
     )
@@ -74,13 +111,19 @@ class ModelArguments:
 
 
 def parse_arguments(
-    default_config: Path, overrides: list[str] | None = None
-) -> tuple[ModelArguments, DataArguments, BCE3STrainingArguments]:
+    default_config: Path,
+    overrides: list[str] | None = None,
+    classes: tuple[type, ...] = (ModelArguments, DataArguments, BCE3STrainingArguments),
+) -> tuple[Any, ...]:
     """Settings from a YAML file, then from the command line; later ones win.
 
     Args:
         default_config: YAML of flat scalars, read unless the command line names another with `--config FILE`.
         overrides: Command line, `sys.argv[1:]` if None.
+        classes: Dataclasses to fill.
+
+    Returns:
+        One object of each class.
 
     Raises:
         ValueError: If a setting is unknown, no scalar, or out of its range.
@@ -91,7 +134,7 @@ def parse_arguments(
     chosen, argv = config_parser.parse_known_args(overrides)
     settings = _read_yaml(chosen.config, default_config)
     argv = [f"--{key}={value}" for key, value in settings.items()] + argv
-    parser = HfArgumentParser((ModelArguments, DataArguments, BCE3STrainingArguments), allow_abbrev=False)
+    parser = HfArgumentParser(classes, allow_abbrev=False)
     *arguments, unknown = parser.parse_args_into_dataclasses(
         argv, look_for_args_file=False, return_remaining_strings=True
     )

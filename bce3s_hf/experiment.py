@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import set_seed
 
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_images, make_long_tailed, train_transform
+from bce3s_hf.data.lists import load_lists
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.metrics import per_class_accuracy
@@ -25,6 +27,14 @@ from bce3s_hf.training_args import BCE3STrainingArguments
 
 MANIFEST_FILE = "split.json"
 RESULTS_FILE = "results.json"
+_RECORDED_CONFIG = (
+    "backbone_kwargs",
+    "normalize_classifier",
+    "normalize_features",
+    "soft_targets",
+    "prior_bias",
+    "projection_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,16 @@ class RunResult:
 
 def load_splits(args: DataArguments) -> Splits:
     """Load the data and, if asked, take its long-tailed subset."""
-    images = load_images(
-        args.dataset,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        train_split=args.train_split,
-        test_split=args.test_split,
-    )
+    if args.train_list is not None:
+        images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
+    else:
+        images = load_images(
+            args.dataset,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            train_split=args.train_split,
+            test_split=args.test_split,
+        )
     train, manifest = images["train"], None
     if args.manifest is not None:
         manifest = SplitManifest.load(args.manifest)
@@ -93,6 +106,9 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         joint=args.joint,
         contrastive=args.contrastive,
         uniformity=args.uniformity,
+        normalize_classifier=args.normalize_classifier,
+        normalize_features=args.normalize_features,
+        soft_targets=args.soft_targets,
         projection_dim=args.projection_dim,
         class_counts=counts.tolist() if args.prior_bias else None,
         id2label=dict(enumerate(names)),
@@ -101,73 +117,91 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
 
 
 def build_trainer(
-    model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, augmentation: str
+    model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, data_args: DataArguments
 ) -> BCE3STrainer:
     """Trainer on the augmented training images, evaluating on the test images."""
-    transform = eval_transform(model.config.data_config)
-    train = ImageDataset(
-        splits.train,
-        transform,
-        augmentation=None if augmentation == "none" else train_transform(model.config.data_config, augmentation),
-        seed=args.seed,
+    data_config = model.config.data_config
+    transform = eval_transform(data_config)
+    augmentation = train_transform(
+        data_config,
+        data_args.augmentation,
+        auto_augment=data_args.auto_augment,
+        re_prob=data_args.re_prob,
+        color_jitter=data_args.color_jitter,
     )
+    if data_args.augmentation == "none":
+        augmentation = None
+    train = ImageDataset(splits.train, transform, augmentation=augmentation, seed=args.seed)
     return BCE3STrainer(model, args, train_dataset=train, eval_dataset=ImageDataset(splits.test, transform))
 
 
-def run(trainer: BCE3STrainer, splits: Splits) -> RunResult:
-    """Train, save into the output folder, and test the last epoch without flip averaging.
+def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
+    """Train, then `save_and_test`.
+
+    `--resume_from_checkpoint` takes a folder, or "last" for the newest checkpoint in the output folder.
+    """
+    args = trainer.args
+    trainer.accelerator.print(
+        f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
+        f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
+    )
+    resume = args.resume_from_checkpoint
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    return save_and_test(trainer, splits, train_seconds=round(time.perf_counter() - start, 1), **record)
+
+
+def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
+    """Save into the output folder, and test without flip averaging.
 
     The folder then holds the model (`from_pretrained` loads it), `split.json` (which images, if a subset was taken)
-    and `results.json` (metrics, and all that is needed to repeat them). `--resume_from_checkpoint` takes a folder, or
-    "last" for the newest checkpoint in the output folder.
+    and `results.json` (metrics, and all that is needed to repeat them).
+
+    Args:
+        trainer: With its trained model.
+        splits: The images.
+        **record: More for `results.json`.
     """
     folder = Path(trainer.args.output_dir)
     if splits.manifest is not None and trainer.is_world_process_zero():
         splits.manifest.save(folder / MANIFEST_FILE)
-    resume = trainer.args.resume_from_checkpoint
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
-    seconds = time.perf_counter() - start
     trainer.save_model()
+    result = measure(trainer)
+    if trainer.is_world_process_zero():
+        content = _record(trainer, splits, result) | record
+        (folder / RESULTS_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    return result
+
+
+def measure(trainer: BCE3STrainer) -> RunResult:
+    """Test the model as it is, without flip averaging."""
     test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
     output = trainer.predict(test, metric_key_prefix="test")
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
-    per_class = per_class_accuracy(
-        output.predictions[:, 0].astype(int), output.label_ids, trainer.model.config.num_labels
-    )
-    if trainer.is_world_process_zero():
-        record = _record(trainer, splits, metrics, per_class, seconds)
-        (folder / RESULTS_FILE).write_text(json.dumps(record, indent=1) + "\n")
-    return RunResult(metrics, per_class)
+    predictions = output.predictions[:, 0].astype(int)
+    return RunResult(metrics, per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels))
 
 
-def _record(
-    trainer: BCE3STrainer, splits: Splits, metrics: dict[str, float], per_class: np.ndarray, seconds: float
-) -> dict[str, Any]:
+def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[str, Any]:
     """Figures of a run, with all that is needed to repeat them."""
     config, args = trainer.model.config, trainer.args
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    chosen = {name: getattr(args, name) for name in BCE3STrainingArguments.__annotations__}
     return {
         "command": " ".join(["python", *sys.argv]),
         "protocol": "last epoch, no flip averaging",
-        "metrics": metrics,
+        "metrics": result.metrics,
         "backbone": config.backbone,
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
-        "prior_bias": config.prior_bias,
-        "lambda_ss": config.lambda_ss,
-        "lambda_cc": config.lambda_cc,
-        "contrastive_temperature": config.contrastive_temperature,
-        "negative_ratio": args.negative_ratio,
-        "sampler": args.sampler,
+        "model": {name: getattr(config, name) for name in _RECORDED_CONFIG},
         "epochs": args.num_train_epochs,
-        "global_batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "learning_rate": args.learning_rate,
-        "weight_decay": args.weight_decay,
         "seed": args.seed,
+        "global_batch": args.global_batch_size,
+        "scaled_learning_rate": args.scaled_learning_rate,
+        "training": {name: str(value) if isinstance(value, Enum) else value for name, value in chosen.items()},
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
-        "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in per_class],
-        "train_seconds": round(seconds, 1),
+        "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],
         "hardware": f"{args.world_size} x {torch.cuda.get_device_name() if args.device.type == 'cuda' else cpu}",
         "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],

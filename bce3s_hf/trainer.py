@@ -3,6 +3,7 @@
 import math
 import tempfile
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
-from bce3s_hf.data import ImageDataset, LongTailSampler
-from bce3s_hf.losses import bce_uniformity_optimum, sample_classes, total_loss
+from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler
+from bce3s_hf.data.mixing import mixed_views
+from bce3s_hf.losses import bce_uniformity_optimum, class_balanced_weights, sample_classes, total_loss
 from bce3s_hf.metrics import long_tail_metrics
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.training_args import BCE3STrainingArguments
+from bce3s_hf.weight_average import WeightAverage
 
 
 class BCE3STrainer(Trainer):
     """`transformers.Trainer` for `BCE3SForImageClassification`.
 
-    It draws the negative classes of each step from the labels of all processes, fills the prototype bank after the
-    backward pass, logs each loss term averaged over steps and processes, and evaluates Many / Medium / Few / All by
-    training counts. With equal global batches, several processes compute what one does (batch norm apart: its
-    statistics are those of each process).
+    It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all
+    processes, fills the prototype bank after the backward pass, logs each loss term averaged over steps and processes,
+    and evaluates Many / Medium / Few / All by training counts. With equal global batches, several processes compute
+    what one does (batch norm apart: its statistics are those of each process).
 
     Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
     """
@@ -65,6 +69,11 @@ class BCE3STrainer(Trainer):
             raise ValueError(f"{args.n_gpu} GPUs in one process: start by `accelerate launch` or `torchrun` instead")
         _check_writable(args.output_dir)
         if train_dataset is not None:
+            if args.mixes and not isinstance(train_dataset, ImageDataset):
+                raise ValueError(
+                    f"mixup_alpha and cutmix_alpha need train_dataset to be an ImageDataset, got "
+                    f"{type(train_dataset).__name__}; wrap your images in one"
+                )
             if args.validation_fraction:
                 train_dataset, validation = _hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
@@ -74,6 +83,7 @@ class BCE3STrainer(Trainer):
         for name, dataset in _by_name(eval_dataset).items():
             _check_labels(dataset, model, f"eval_dataset {name!r}")
         model.config.lambda_ss = args.lambda_ss
+        model.config.contrastive_reduction = args.contrastive_reduction
         model.config.lambda_cc = args.lambda_cc
         model.config.contrastive_temperature = args.contrastive_temperature
         model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
@@ -81,17 +91,45 @@ class BCE3STrainer(Trainer):
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.add_callback(_EpochCallback(self))
-        self.train_sampler: LongTailSampler | None = None
+        if args.train_only_classifier:
+            model.train_only_classifier()
+        self._class_weights: Tensor | None = None
+        if args.class_balanced_beta is not None:
+            weights = class_balanced_weights(model.config.class_counts, args.class_balanced_beta)
+            self._class_weights = weights.to(args.device)
+        self.weight_average = None
+        if args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(f"ema_decay {args.ema_decay} needs whole weights on every device; leave it out")
+            self.weight_average = WeightAverage(model, args.ema_decay)
+            self.add_callback(self.weight_average)
+        self.train_sampler: LongTailSampler | DrawSampler | None = None
         self._substep = 0
         self._term_sums: dict[str, Tensor] = {}
         self._term_count = 0
         self._to_remember: tuple[Tensor, Tensor] | None = None
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_sampler = LongTailSampler(dataset.labels, self.args.sampler, seed)
+        args = self.args
+        settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
+        settings |= {"repeat_threshold": args.repeat_threshold, "num_epochs": self._num_epochs(len(dataset))}
+        first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
+        if not isinstance(dataset, ImageDataset):
+            self.train_sampler = first
+            return first
+        partner = None
+        if args.mixes:
+            name, power = args.partner_sampler or "instance", args.partner_sampler_power
+            partner = LongTailSampler(dataset.labels, name, power=power, stream=1, **settings)
+        self.train_sampler = DrawSampler(first, partner)
         return self.train_sampler
+
+    def _num_epochs(self, num_images: int) -> int:
+        """Epochs that the training will have."""
+        if self.args.max_steps > 0:
+            return math.ceil(self.args.max_steps * self.args.global_batch_size / num_images)
+        return math.ceil(self.args.num_train_epochs)
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As in transformers, but `dataloader_drop_last` drops training images only, never images to evaluate on."""
@@ -105,13 +143,31 @@ class BCE3STrainer(Trainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Matrices only, as timm does, without those that the backbone excludes.
 
-        The classifier is left out: its vectors are used at length one, where decay would change no output but raise
-        the effective learning rate.
+        A classifier whose vectors are used at length one is left out: decay would change no output but raise the
+        effective learning rate.
         """
-        backbone = self.accelerator.unwrap_model(model).backbone
-        excluded = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
-        excluded = {"classifier.weight", *(f"backbone.{name}" for name in excluded)}
+        model = self.accelerator.unwrap_model(model)
+        without = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
+        excluded = {f"backbone.{name}" for name in without}
+        if model.config.normalize_classifier:
+            excluded.add("classifier.weight")
         return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in excluded]
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """As in transformers, with the learning rate for the global batch, lower in lower layers if asked for."""
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            options["lr"] = self.args.scaled_learning_rate
+            if self.args.layer_decay is not None:
+                options["params"] = layer_decay_groups(
+                    self.model,
+                    self.get_decay_parameter_names(self.model),
+                    learning_rate=options["lr"],
+                    weight_decay=self.args.weight_decay,
+                    layer_decay=self.args.layer_decay,
+                )
+            self.optimizer_cls_and_kwargs = optimizer_class, options
+        return super().create_optimizer(*args)
 
     def compute_loss(
         self,
@@ -120,13 +176,17 @@ class BCE3STrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Total loss of a batch; in training over sampled classes and, at first, without the contrastive term."""
+        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term."""
         if not model.training:
             outputs = model(**inputs)
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         labels = self._gather(inputs["labels"])
-        outputs = model(**inputs, classes=self._sample_classes(labels))
-        scales = self.model.config.loss_scales()
+        outputs = model(
+            **self._with_mixed_views(inputs),
+            classes=self._sample_classes(labels),
+            class_weights=self._class_weights,
+        )
+        scales = self.model.loss_scales()
         if "loss_contrastive" in scales:
             self._to_remember = (outputs["projections"].detach(), labels)
             if (self.state.epoch or 0) < self.args.contrastive_warmup_epochs:
@@ -153,7 +213,7 @@ class BCE3STrainer(Trainer):
         if "loss" in logs and self._term_count:
             for name, value in self._term_sums.items():
                 logs[name] = self._gather(value[None] / self._term_count).mean().item()
-            if self.model.config.uniformity == "bce":
+            if self.model.config.uniformity == "bce" and "loss_uniformity" in logs:
                 optimum = bce_uniformity_optimum(self.model.config.num_labels)
                 logs["uniformity_excess"] = logs["loss_uniformity"] - optimum
             self._term_sums, self._term_count = {}, 0
@@ -165,16 +225,61 @@ class BCE3STrainer(Trainer):
                 )
         super().log(logs, start_time)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; on the averaged weights if there are any."""
+        with self._averaged_weights():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers; the averaged weights if there are any. A checkpoint holds both."""
+        with nullcontext() if _internal_call else self._averaged_weights():
+            super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, *args)
+        if self.weight_average is not None:
+            self.weight_average.load(resume_from_checkpoint)
+
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.weight_average is None else self.weight_average.applied()
+
+    def _with_mixed_views(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The batch's images and then their mixed views; partners and lambdas are the same on every run."""
+        args = self.args
+        if not args.mixes:
+            return inputs
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        views, mixed_targets = mixed_views(
+            images,
+            labels,
+            inputs["partner_pixel_values"],
+            inputs["partner_labels"],
+            self.model.config.num_labels,
+            mixup_alpha=args.mixup_alpha,
+            cutmix_alpha=args.cutmix_alpha,
+            seed=self._step_seed(),
+        )
+        pixel_values = torch.cat([images, views])
+        return {
+            "pixel_values": pixel_values,
+            "labels": labels,
+            "mixed_targets": mixed_targets,
+            "plain_view": args.plain_view,
+        }
+
     def _gather(self, value: Tensor) -> Tensor:
         return self.accelerator.gather(value) if self.args.world_size > 1 else value
 
     def _sample_classes(self, labels: Tensor) -> Tensor | None:
-        """Classes of this step, the same in all processes and after a resume."""
+        """Classes that the joint loss of this step runs over."""
         if self.args.negative_ratio == 1:
             return None
-        generator = torch.Generator(labels.device)
-        generator.manual_seed(hash((self.args.seed, self.state.global_step, self._substep)) % 2**63)
+        generator = torch.Generator(labels.device).manual_seed(self._step_seed())
         return sample_classes(labels, self.model.config.num_labels, self.args.negative_ratio, generator)
+
+    def _step_seed(self) -> int:
+        """Of this step's random choices: the same in all processes and after a resume."""
+        return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
 
     def _predictions(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Predicted class and its score, (B, 2): all that the metrics need of (B, K) logits."""

@@ -1,27 +1,33 @@
 """Arguments of `BCE3STrainer`: those of transformers, and those of the method."""
 
+import math
 from dataclasses import dataclass, field
 
+import numpy as np
 from transformers import TrainingArguments
 
-from bce3s_hf.data.samplers import SAMPLER_POWERS
-from bce3s_hf.models.configuration import check_loss_settings
+from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
+from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
 
 
 @dataclass
 class BCE3STrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus the settings of BCE3S.
 
-    The Trainer copies lambda_ss, lambda_cc and contrastive_temperature into the model's configuration, so that a
-    checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT, see the README; of
-    transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss is a sum over K classes,
-    a norm of 1 would clip nearly every step), cosine schedule, logging every epoch.
+    The Trainer copies lambda_ss, contrastive_reduction, lambda_cc and contrastive_temperature into the model's
+    configuration, so that a checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT with one
+    view, see the README; of transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss
+    is a sum over K classes, a norm of 1 would clip nearly every step), cosine schedule, logging every epoch.
 
     Raises:
         ValueError: Naming the argument that is out of its range.
     """
 
     lambda_ss: float = field(default=0.1, metadata={"help": "Weight of the contrastive loss, at least 0."})
+    contrastive_reduction: str = field(
+        default="sum",
+        metadata={"help": "Contrastive loss over the classes: sum, or mean.", "choices": list(CONTRASTIVE_REDUCTIONS)},
+    )
     lambda_cc: float = field(default=1.0, metadata={"help": "Weight of the uniformity loss, at least 0."})
     contrastive_temperature: float = field(default=1.0, metadata={"help": "tau of the contrastive loss, positive."})
     negative_ratio: float = field(
@@ -31,8 +37,47 @@ class BCE3STrainingArguments(TrainingArguments):
     contrastive_warmup_epochs: float = field(
         default=1.0, metadata={"help": "Epochs without contrastive loss at the start, while the bank fills."}
     )
+    mixup_alpha: float = field(
+        default=0.0, metadata={"help": "MixUp view with lambda from Beta(alpha, alpha); 0 for none."}
+    )
+    cutmix_alpha: float = field(
+        default=0.0, metadata={"help": "CutMix view with lambda from Beta(alpha, alpha); 0 for none."}
+    )
+    plain_view: bool = field(
+        default=True, metadata={"help": "Whether the images themselves count in the joint loss beside mixed views."}
+    )
     sampler: str = field(
-        default="instance", metadata={"help": "How training images are drawn.", "choices": list(SAMPLER_POWERS)}
+        default="instance", metadata={"help": "How training images are drawn.", "choices": list(SAMPLERS)}
+    )
+    sampler_power: float | None = field(
+        default=None, metadata={"help": "q of the sampler 'power': an image of a class of n is drawn by n^-q."}
+    )
+    partner_sampler: str | None = field(
+        default=None,
+        metadata={"help": "How the images to mix with are drawn; 'instance' if left out.", "choices": list(SAMPLERS)},
+    )
+    partner_sampler_power: float | None = field(default=None, metadata={"help": "q of the partner sampler 'power'."})
+    repeat_threshold: float = field(
+        default=0.001,
+        metadata={"help": "t of 'repeat_factor': a class with less than this share of the images is repeated."},
+    )
+    train_only_classifier: bool = field(
+        default=False, metadata={"help": "Second stage: the backbone is frozen, and only the joint loss counts."}
+    )
+    class_balanced_beta: float | None = field(
+        default=None,
+        metadata={"help": "Weigh the joint loss of a class of n images by (1 - beta) / (1 - beta^n); beta in [0, 1)."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Average the weights with this decay, in (0, 1); evaluate and save the average."},
+    )
+    layer_decay: float | None = field(
+        default=None, metadata={"help": "Factor of the learning rate a layer below the last, in (0, 1]."}
+    )
+    lr_base_size: int | None = field(
+        default=None,
+        metadata={"help": "learning_rate is for this many images a step, and scaled linearly to those there are."},
     )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
@@ -61,11 +106,57 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"contrastive_warmup_epochs must be at least 0, got {self.contrastive_warmup_epochs}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
-        if self.sampler not in SAMPLER_POWERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLER_POWERS)}, got {self.sampler!r}")
+        self._check_mixing()
+        self._check_samplers()
+        if self.class_balanced_beta is not None and not 0 <= self.class_balanced_beta < 1:
+            raise ValueError(f"class_balanced_beta must be in [0, 1), got {self.class_balanced_beta}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
+        if self.ema_decay is not None and self.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end would choose by averaged weights and load others; drop ema_decay")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+        if self.layer_decay is not None and self.train_only_classifier:
+            raise ValueError(f"layer_decay {self.layer_decay} does nothing with train_only_classifier; leave one out")
+        if self.lr_base_size is not None and self.lr_base_size < 1:
+            raise ValueError(f"lr_base_size must be at least 1, got {self.lr_base_size}")
         if self.label_smoothing_factor:
             raise ValueError(
                 f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
             )
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
+
+    def _check_mixing(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if self.mixes and self.train_only_classifier:
+            raise ValueError("mixup_alpha and cutmix_alpha are for the first stage; set them to 0")
+        if not self.mixes and not self.plain_view:
+            raise ValueError("plain_view False leaves no view; give mixup_alpha or cutmix_alpha")
+        if not self.mixes and self.partner_sampler is not None:
+            raise ValueError(
+                f"partner_sampler {self.partner_sampler!r} does nothing without mixup_alpha or cutmix_alpha"
+            )
+
+    def _check_samplers(self) -> None:
+        """Build both samplers, for two images: they refuse what they cannot draw by."""
+        labels, settings = np.arange(2), {"repeat_threshold": self.repeat_threshold, "num_epochs": 1}
+        LongTailSampler(labels, self.sampler, power=self.sampler_power, **settings)
+        LongTailSampler(labels, self.partner_sampler or "instance", power=self.partner_sampler_power, **settings)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a step has mixed views."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images that enter one step of the optimizer, over all processes."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Initial learning rate for the global batch size there is."""
+        return self.learning_rate * (self.global_batch_size / self.lr_base_size if self.lr_base_size else 1)

@@ -28,7 +28,7 @@ def main() -> None:
         training_args.output_dir = str(folder / name.lower().replace(" ", "_"))
         splits = load_splits(data_args)
         model = build_model(model_args, splits, training_args.seed)
-        trainer = build_trainer(model, splits, training_args, data_args.augmentation)
+        trainer = build_trainer(model, splits, training_args, data_args)
         results[name] = run(trainer, splits)
     if trainer.is_world_process_zero():
         counts = model.config.class_counts

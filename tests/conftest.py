@@ -1,5 +1,6 @@
 """Small long-tailed digits and trainers over them."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -25,13 +26,13 @@ def make_trainer(digit_splits, tmp_path):
     """Trainer of a small backbone on long-tailed digits; keyword arguments go where they belong."""
 
     def make(model=None, augmentation="crop", splits=digit_splits, **settings):
-        model_names = ("backbone", "image_size", "joint", "contrastive", "uniformity", "backbone_kwargs")
-        model_settings = {name: settings.pop(name) for name in model_names if name in settings}
+        model_names = {field.name for field in dataclasses.fields(ModelArguments)}
+        model_settings = {name: settings.pop(name) for name in model_names & settings.keys()}
         defaults = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
         args = BCE3STrainingArguments(**{**defaults, "per_device_train_batch_size": 32, **settings})
         if model is None:
             model_args = ModelArguments(**{"backbone": "resnet20_cifar", "image_size": 16, **model_settings})
             model = build_model(model_args, splits, seed=args.seed)
-        return build_trainer(model, splits, args, augmentation)
+        return build_trainer(model, splits, args, DataArguments(augmentation=augmentation))
 
     return make

@@ -49,7 +49,7 @@ def main():
     assert args.world_size == options.processes, f"{args.world_size} processes, {options.processes} expected"
     splits = load_splits(DataArguments(imbalance_factor=20))
     model = build_model(ModelArguments(backbone="test_vit", image_size=32), splits, args.seed)
-    trainer = build_trainer(model, splits, args, "crop")
+    trainer = build_trainer(model, splits, args, DataArguments(augmentation="crop"))
     if options.kill_at:
         trainer.add_callback(KillAt(options.kill_at))
     trainer.train(resume_from_checkpoint=options.resume)

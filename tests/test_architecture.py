@@ -16,6 +16,7 @@ LOWER_UNITS = {
     "plots": {"metrics"},
     "training_args": {"data", "models"},
     "trainer": {"losses", "metrics", "data", "models", "training_args"},
+    "evaluation": {"metrics", "data", "models"},
     "arguments": {"data", "training_args"},
     "experiment": {"losses", "metrics", "data", "models", "plots", "training_args", "trainer", "arguments"},
     "__init__": {"losses", "metrics", "data", "models", "training_args", "trainer"},

@@ -1,12 +1,14 @@
-"""Long-tailed data: counts and subsets, sources, transforms, samplers."""
+"""Long-tailed data: counts and subsets, sources, transforms, samplers, mixing."""
 
 from bce3s_hf.data.image_dataset import ImageDataset
 from bce3s_hf.data.long_tail import SplitManifest, long_tail_counts, make_long_tailed
-from bce3s_hf.data.samplers import LongTailSampler
+from bce3s_hf.data.samplers import Draw, DrawSampler, LongTailSampler
 from bce3s_hf.data.sources import load_images
 from bce3s_hf.data.transforms import eval_transform, train_transform
 
 __all__ = [
+    "Draw",
+    "DrawSampler",
     "ImageDataset",
     "LongTailSampler",
     "SplitManifest",

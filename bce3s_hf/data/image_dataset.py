@@ -12,13 +12,19 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from bce3s_hf.data.long_tail import column_values, hold_out_indices
+from bce3s_hf.data.samplers import Draw
 
 
 class ImageDataset(torch.utils.data.Dataset):
     """Items `{"pixel_values": float (C, H, W), "labels": int}` of a `datasets.Dataset`.
 
-    Augmentation draws from generators seeded by (seed, epoch, row). So it does not depend on the number of worker
-    processes or of training processes, and a resumed run sees the images that an undisturbed one would have seen.
+    An index is a row or a `Draw`. The item of a draw with a partner also holds the partner's `partner_pixel_values`
+    and `partner_labels`, for mixing.
+
+    Augmentation draws from generators seeded by (seed, epoch, row), or by (seed, epoch, position) of a draw, so that
+    an image drawn twice is augmented in two ways; a partner's are seeded apart. So it does not depend on the number of
+    worker processes or of training processes, and a resumed run sees the images that an undisturbed one would have
+    seen.
     """
 
     def __init__(
@@ -89,14 +95,23 @@ class ImageDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        image = self._image(index)
+    def __getitem__(self, index: int | Draw) -> dict[str, Tensor | int]:
+        if not isinstance(index, Draw):
+            return {"pixel_values": self._view(index, index), "labels": int(self.labels[index])}
+        row, position, partner = index
+        item = {"pixel_values": self._view(row, position, 0), "labels": int(self.labels[row])}
+        if partner is not None:
+            item["partner_pixel_values"] = self._view(partner, position, 1)
+            item["partner_labels"] = int(self.labels[partner])
+        return item
+
+    def _view(self, row: int, *key: int) -> Tensor:
+        """Pixel values of an image; augmentation is seeded by (seed, epoch, *key)."""
+        image = self._image(row)
         if self.augmentation is None:
-            pixel_values = self.transform(image)
-        else:
-            with _seeded(hash((self.seed, self._epoch.item(), index))):
-                pixel_values = self.augmentation(image)
-        return {"pixel_values": pixel_values, "labels": int(self.labels[index])}
+            return self.transform(image)
+        with _seeded(hash((self.seed, self._epoch.item(), *key))):
+            return self.augmentation(image)
 
     def _image(self, index: int) -> Any:
         try:

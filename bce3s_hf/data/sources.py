@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -39,7 +40,7 @@ def load_images(
     """
     if name == "digits":
         return digits()
-    splits = _load(name)
+    splits = read_dataset(name)
     if train_split not in splits:
         raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {_quoted(splits)}; give train_split")
     if test_split is None:
@@ -49,6 +50,8 @@ def load_images(
         raise ValueError(f"dataset {name!r} has no {wanted}, only {_quoted(splits)}; give test_split")
     train, test = splits[train_split], splits[test_split]
     image_column, label_column = find_columns(train, image_column, label_column)
+    if train.info.builder_name == "parquet" and Path(name).is_dir():
+        _check_class_names(name, train.features, label_column)
     train = _standard(train, image_column, label_column)
     return DatasetDict(train=train, test=_standard(test, image_column, label_column, train.features[LABEL].names))
 
@@ -64,10 +67,7 @@ def find_columns(dataset: Dataset, image_column: str | None, label_column: str |
         if column is not None and column not in features:
             raise ValueError(f"{argument} {column!r} is not in the dataset; its columns are {_quoted(features)}")
     if image_column is None:
-        images = [name for name, feature in features.items() if isinstance(feature, Image)]
-        if len(images) != 1:
-            raise ValueError(f"cannot tell the image column: {_quoted(features)}; give image_column")
-        image_column = images[0]
+        image_column = find_image_column(dataset)
     if label_column is None:
         labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         labels = labels if len(labels) == 1 else [name for name in _LABEL_NAMES if name in features]
@@ -81,6 +81,18 @@ def find_columns(dataset: Dataset, image_column: str | None, label_column: str |
     if not isinstance(features[image_column], Image):
         raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
     return image_column, label_column
+
+
+def find_image_column(dataset: Dataset) -> str:
+    """Name of the only column of images.
+
+    Raises:
+        ValueError: If there is none, or more than one; lists the columns.
+    """
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    if len(images) != 1:
+        raise ValueError(f"cannot tell the image column: {_quoted(dataset.features)}; give image_column")
+    return images[0]
 
 
 def digits() -> DatasetDict:
@@ -98,8 +110,12 @@ def digits() -> DatasetDict:
     )
 
 
-def _load(name: str) -> DatasetDict:
-    """Local folder if there is one by that name, Hub dataset otherwise."""
+def read_dataset(name: str) -> DatasetDict:
+    """All splits of a local folder if there is one by that name, of a Hub dataset otherwise.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
     path = HUB_NAMES.get(name, name)
     if Path(name).exists() and not Path(name).is_dir():
         raise ValueError(f"dataset {name!r} is a file; give the folder that holds it")
@@ -112,6 +128,20 @@ def _load(name: str) -> DatasetDict:
             f"cannot load dataset {name!r}: {type(error).__name__}: {error}. Give 'digits', a Hub id such as "
             "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
         ) from error
+
+
+def _check_class_names(folder: str, loaded: Features, label_column: str) -> None:
+    """Refuse parquet files that number the classes differently: `load_dataset` gives all files the names of one.
+
+    Datasets of the Hub are not checked; `push_to_hub` refuses splits with other features.
+    """
+    for file in sorted(Path(folder).rglob("*.parquet")):
+        features = loaded[label_column], Features.from_arrow_schema(pq.read_schema(file)).get(label_column)
+        if all(isinstance(feature, ClassLabel) for feature in features) and features[0].names != features[1].names:
+            raise ValueError(
+                f"{str(file)!r} numbers the classes of column {label_column!r} otherwise than another file of the "
+                "dataset; write both with the same ClassLabel"
+            )
 
 
 def _standard(dataset: Dataset, image_column: str, label_column: str, names: list[str] | None = None) -> Dataset:
@@ -138,7 +168,7 @@ def _standard(dataset: Dataset, image_column: str, label_column: str, names: lis
         raise ValueError(f"the test split has classes that the training split lacks: {', '.join(unknown[:10])}")
     index = {name: number for number, name in enumerate(names)}
     encoded = [index[str(value)] for value in dataset[LABEL]]
-    return dataset.remove_columns(LABEL).add_column(LABEL, encoded).cast_column(LABEL, ClassLabel(names=names))
+    return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))
 
 
 def _quoted(names: object) -> str:

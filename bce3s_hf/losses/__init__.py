@@ -5,12 +5,14 @@ from torch import Tensor
 from bce3s_hf.losses.class_balanced import class_balanced_weights
 from bce3s_hf.losses.contrastive import bce_contrastive_loss, ce_contrastive_loss
 from bce3s_hf.losses.joint import bce_joint_loss, ce_joint_loss, normalized_linear, sample_classes
+from bce3s_hf.losses.primitives import SOFT_TARGETS
 from bce3s_hf.losses.uniformity import bce_uniformity_loss, bce_uniformity_optimum, ce_uniformity_loss
 
 __all__ = [
     "JOINT_LOSSES",
     "CONTRASTIVE_LOSSES",
     "UNIFORMITY_LOSSES",
+    "SOFT_TARGETS",
     "bce_contrastive_loss",
     "bce_joint_loss",
     "bce_uniformity_loss",

@@ -25,7 +25,13 @@ def _cosine_logits(
 
 
 def bce_contrastive_loss(
-    projections: Tensor, prototypes: Tensor, targets: Tensor, *, temperature: float = 1.0, seen: Tensor | None = None
+    projections: Tensor,
+    prototypes: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    seen: Tensor | None = None,
+    soft_targets: str = "full",
 ) -> Tensor:
     """L_bce^(ss) of BCE3S, arXiv 2511.14097: sp(-c_iy / tau) + sum over j != y of sp(c_ij / tau), c = cos(z_i, m_j).
 
@@ -35,6 +41,7 @@ def bce_contrastive_loss(
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
         temperature: tau > 0; the authors' code uses 1.
         seen: Filled prototypes, bool (K,); None if all are. A class not seen yet is neither positive nor negative.
+        soft_targets: What a soft target costs, "full" or "positive", see `bce_elements`.
 
     Returns:
         Scalar in nats, summed over the seen classes, averaged over B; zero if none is seen.
@@ -43,15 +50,15 @@ def bce_contrastive_loss(
         ValueError: Naming the argument whose shape, dtype or values are wrong.
     """
     logits, seen = _cosine_logits(projections, prototypes, targets, temperature, seen)
-    return (bce_elements(logits, targets) * seen).sum(dim=1).mean()
+    return (bce_elements(logits, targets, soft_targets) * seen).sum(dim=1).mean()
 
 
 def ce_contrastive_loss(
     projections: Tensor, prototypes: Tensor, targets: Tensor, *, temperature: float = 1.0, seen: Tensor | None = None
 ) -> Tensor:
-    """Softmax form of `bce_contrastive_loss` over the seen classes, for the ablation. Same arguments.
+    """Softmax form of `bce_contrastive_loss` over the seen classes, for the ablation.
 
-    A sample whose class is not seen yet has no positive and costs nothing.
+    Same arguments but `soft_targets`. A sample whose class is not seen yet has no positive and costs nothing.
     """
     logits, seen = _cosine_logits(projections, prototypes, targets, temperature, seen)
     logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)

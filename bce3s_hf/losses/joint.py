@@ -15,18 +15,30 @@ from bce3s_hf.losses.primitives import (
 )
 
 
-def normalized_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Logits s_ij = w_j / ||w_j|| . x_i + b_j; only the classifier is normalised.
+def normalized_linear(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    normalize_classifier: bool = True,
+    normalize_features: bool = False,
+) -> Tensor:
+    """Logits s_ij = w_j / ||w_j|| . x_i + b_j; the paper normalises only the classifier.
 
     Args:
         features: Backbone features x, shape (B, D), any norm.
         weight: Classifier vectors w, shape (K, D).
         bias: Shape (K,), or None.
+        normalize_classifier: Use w_j / ||w_j||; False for w_j as it is.
+        normalize_features: Use x_i / ||x_i|| as well, without a scale.
 
     Returns:
         Logits, shape (B, K), float32 at least.
     """
-    logits = at_least_float32(F.linear(features, unit_rows(weight).to(features.dtype)))
+    dtype = features.dtype
+    features = unit_rows(features) if normalize_features else features
+    weight = unit_rows(weight) if normalize_classifier else weight
+    logits = at_least_float32(F.linear(features.to(dtype), weight.to(dtype)))
     return logits if bias is None else logits + bias
 
 
@@ -72,7 +84,12 @@ def sample_classes(
 
 
 def _kept_logits(
-    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, classes: Tensor | None
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    classes: Tensor | None,
+    **normalisation: bool,
 ) -> tuple[Tensor, Tensor]:
     """Checked logits over the kept classes, and the targets renumbered to their columns."""
     check_matrix("features", features)
@@ -82,7 +99,7 @@ def _kept_logits(
         raise ValueError(f"bias must have shape (K,) = {(num_classes,)}, got {tuple(bias.shape)}")
     check_targets(targets, len(features), num_classes)
     if classes is None:
-        return normalized_linear(features, weight, bias), targets
+        return normalized_linear(features, weight, bias, **normalisation), targets
     if classes.ndim != 1 or classes.dtype != torch.long:
         raise ValueError(f"classes must be torch.long (C,), got {classes.dtype} of shape {tuple(classes.shape)}")
     if values_can_be_read(classes):
@@ -99,11 +116,30 @@ def _kept_logits(
             raise ValueError("classes must contain every class in targets; draw them by sample_classes")
         targets = torch.searchsorted(classes, targets)
     kept_bias = None if bias is None else bias.index_select(0, classes)
-    return normalized_linear(features, weight.index_select(0, classes), kept_bias), targets
+    return normalized_linear(features, weight.index_select(0, classes), kept_bias, **normalisation), targets
+
+
+def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None, num_classes: int) -> Tensor:
+    """Mean over the samples of a loss (B,), each times the weight of its class; of its classes, for a soft target."""
+    if class_weights is None:
+        return losses.mean()
+    if class_weights.shape != (num_classes,):
+        raise ValueError(f"class_weights must have shape (K,) = {(num_classes,)}, got {tuple(class_weights.shape)}")
+    if targets.is_floating_point():
+        return (losses * (targets.to(class_weights.dtype) @ class_weights)).mean()
+    return (losses * class_weights[targets]).mean()
 
 
 def bce_joint_loss(
-    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, classes: Tensor | None = None
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    classes: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    soft_targets: str = "full",
+    **normalisation: bool,
 ) -> Tensor:
     """L_bce^(sc) of BCE3S, arXiv 2511.14097: sp(-s_iy) + sum over kept j != y of sp(s_ij).
 
@@ -111,8 +147,11 @@ def bce_joint_loss(
         features: Backbone features x, shape (B, D), not normalised.
         weight: Classifier vectors w, shape (K, D), any norm; used L2-normalised.
         bias: Shape (K,), or None.
-        targets: Hard, long (B,), or soft, float (B, K) in [0, 1]: weight t costs t sp(-s) + (1 - t) sp(s).
+        targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
         classes: Kept classes, sorted long (C,), as `sample_classes` draws them; None keeps all K.
+        class_weights: Factor of a sample of each class, shape (K,), as `class_balanced_weights` gives them.
+        soft_targets: What a soft target costs, "full" or "positive", see `bce_elements`.
+        **normalisation: `normalize_classifier` and `normalize_features`, see `normalized_linear`.
 
     Returns:
         Scalar in nats, summed over the kept classes, averaged over B.
@@ -120,13 +159,24 @@ def bce_joint_loss(
     Raises:
         ValueError: Naming the argument whose shape, dtype or values are wrong.
     """
-    logits, targets = _kept_logits(features, weight, bias, targets, classes)
-    return bce_elements(logits, targets).sum(dim=1).mean()
+    logits, columns = _kept_logits(features, weight, bias, targets, classes, **normalisation)
+    losses = bce_elements(logits, columns, soft_targets).sum(dim=1)
+    return _weighted_mean(losses, targets, class_weights, len(weight))
 
 
 def ce_joint_loss(
-    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, classes: Tensor | None = None
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    classes: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    **normalisation: bool,
 ) -> Tensor:
-    """Softmax form of `bce_joint_loss` for the ablation: -log softmax over the kept s_ij at y. Same arguments."""
-    logits, targets = _kept_logits(features, weight, bias, targets, classes)
-    return ce_rows(logits, targets).mean()
+    """Softmax form of `bce_joint_loss` for the ablation: -log softmax over the kept s_ij at y.
+
+    Same arguments but `soft_targets`: with Softmax both forms are one.
+    """
+    logits, columns = _kept_logits(features, weight, bias, targets, classes, **normalisation)
+    return _weighted_mean(ce_rows(logits, columns), targets, class_weights, len(weight))

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SOFT_TARGETS = ("full", "positive")
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay as they are."""
@@ -54,14 +56,24 @@ def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
             raise ValueError(f"hard targets must lie in [0, {num_classes}), got {low} to {high}")
 
 
-def bce_elements(logits: Tensor, targets: Tensor) -> Tensor:
+def bce_elements(logits: Tensor, targets: Tensor, soft_targets: str = "full") -> Tensor:
     """Binary cross-entropy of every logit [B, K] against hard [B] or soft [B, K] targets, in nats.
 
-    A soft target t costs t sp(-s) + (1 - t) sp(s), with sp(s) = log(1 + exp(s)).
+    With sp(s) = log(1 + exp(s)), a soft target t costs t sp(-s) + (1 - t) sp(s) in the form "full", which is least at
+    s = log(t / (1 - t)). The form "positive", of the authors' code, leaves out the second term where t > 0, so that
+    its minimum lies at infinity whatever t is.
+
+    Raises:
+        ValueError: If the form `soft_targets` is unknown.
     """
+    if soft_targets not in SOFT_TARGETS:
+        raise ValueError(f"soft_targets must be one of {', '.join(SOFT_TARGETS)}, got {soft_targets!r}")
     logits = at_least_float32(logits)
     if targets.is_floating_point():
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+        targets = targets.to(logits.dtype)
+        if soft_targets == "positive":
+            return torch.where(targets > 0, targets * F.softplus(-logits), F.softplus(logits))
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     target_column = targets[:, None]
     return F.softplus(logits.scatter(1, target_column, -logits.gather(1, target_column)))
 

@@ -25,9 +25,9 @@ class BCE3SOutput(ModelOutput):
         loss_joint: L^(sc), averaged over the batch.
         loss_contrastive: L^(ss), averaged over the batch.
         loss_uniformity: L^(cc), averaged over the classes.
-        logits: s, shape (B, K). Sigmoid of them are per-class scores (Softmax if the joint loss is "ce").
-        features: Backbone features x, shape (B, D), where asked for.
-        projections: z, shape (B, P), where there are labels and a contrastive loss.
+        logits: s, shape (B + M, K). Sigmoid of them are per-class scores (Softmax if the joint loss is "ce").
+        features: Backbone features x, shape (B + M, D), where asked for.
+        projections: z of the images that are not mixed, shape (B, P), where there are labels and a contrastive loss.
     """
 
     loss: Tensor | None = None
@@ -53,7 +53,13 @@ class BCE3SForImageClassification(PreTrainedModel):
     def __init__(self, config: BCE3SConfig) -> None:
         super().__init__(config)
         self.backbone, feature_dim = create_backbone(config.backbone, **config.backbone_kwargs)
-        self.classifier = NormalizedLinear(feature_dim, config.num_labels)
+        self.classifier = NormalizedLinear(
+            feature_dim,
+            config.num_labels,
+            normalize_classifier=config.normalize_classifier,
+            normalize_features=config.normalize_features,
+        )
+        self.only_classifier = False
         if config.contrastive != "none":
             self.projector = Projector(feature_dim, config.projection_dim)
             self.bank = PrototypeBank(config.num_labels, config.projection_dim)
@@ -119,6 +125,29 @@ class BCE3SForImageClassification(PreTrainedModel):
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
 
+    def train_only_classifier(self) -> None:
+        """Second stage: from now on only the classifier learns, and the only loss is the joint one.
+
+        Backbone and projector get no gradient, and the backbone stays in evaluation mode: dropout is off, and the
+        statistics of batch norm do not change by a bit.
+        """
+        self.only_classifier = True
+        self.requires_grad_(False)
+        self.classifier.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "BCE3SForImageClassification":
+        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.only_classifier:
+            self.backbone.eval()
+        return self
+
+    def loss_scales(self) -> dict[str, float]:
+        """Weight of each loss term that `forward` computes."""
+        scales = self.config.loss_scales()
+        return {"loss_joint": scales["loss_joint"]} if self.only_classifier else scales
+
     def _set_gradient_checkpointing(self, enable: bool = True, **options: Any) -> None:
         """timm's backbones bring their own checkpointing function; transformers' options do not reach it."""
         self.backbone.set_grad_checkpointing(enable)
@@ -127,41 +156,83 @@ class BCE3SForImageClassification(PreTrainedModel):
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
+        mixed_targets: Tensor | None = None,
         classes: Tensor | None = None,
+        class_weights: Tensor | None = None,
+        plain_view: bool = True,
         output_features: bool = False,
     ) -> BCE3SOutput:
         """Logits, and with labels the losses.
 
+        With mixed views, the joint loss is the mean over all images, and the contrastive loss the mean over the mixed
+        ones: the bank holds projections of the plain ones.
+
         Args:
-            pixel_values: Images, shape (B, C, H, W), normalised as `config.data_config` says.
-            labels: Hard, long (B,), or soft, float (B, K).
-            classes: Classes that the joint loss runs over, from `sample_classes`; None for all.
+            pixel_values: B images, and after them M mixed ones, shape (B + M, C, H, W), normalised as
+                `config.data_config` says.
+            labels: Of the B images; hard, long (B,), or soft, float (B, K).
+            mixed_targets: Soft labels of the M mixed images, float (M, K); None if there are none. (Not "..._labels",
+                by which transformers would take them for labels that every batch has.)
+            classes: Classes that the joint loss of the B images runs over, from `sample_classes`; None for all. That
+                of mixed images always runs over all.
+            class_weights: Factor of the joint loss of a sample of each class, shape (K,).
+            plain_view: Whether the B images count in the joint loss where there are mixed ones.
             output_features: Return the backbone features too.
 
         Raises:
             ValueError: If labels or classes have a wrong shape, dtype or range.
         """
-        features = backbone_features(self.backbone, pixel_values)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_classifier):
+            features = backbone_features(self.backbone, pixel_values)
         output = BCE3SOutput(logits=self.classifier(features), features=features if output_features else None)
         if labels is None:
             return output
-        config = self.config
-        weight, bias = self.classifier.weight, self.classifier.bias
-        output["loss_joint"] = JOINT_LOSSES[config.joint](features, weight, bias, labels, classes=classes)
-        if config.contrastive != "none":
-            output["projections"] = projections = self.projector(features)
-            output["loss_contrastive"] = CONTRASTIVE_LOSSES[config.contrastive](
-                projections,
-                self.bank.prototypes,
-                labels,
-                temperature=config.contrastive_temperature,
-                seen=self.bank.seen,
-            )
-        if config.uniformity != "none":
-            output["loss_uniformity"] = UNIFORMITY_LOSSES[config.uniformity](weight)
-        scales = config.loss_scales()
+        count = len(labels)
+        output["loss_joint"] = self._joint_loss(features[:count], labels, classes, class_weights)
+        if mixed_targets is not None:
+            mixed = self._joint_loss(features[count:], mixed_targets, None, class_weights)
+            share = len(mixed_targets) / len(pixel_values) if plain_view else 1.0
+            output["loss_joint"] = torch.lerp(output["loss_joint"], mixed, share)
+        scales = self.loss_scales()
+        if "loss_contrastive" in scales:
+            projections = self.projector(features)
+            output["projections"] = projections[:count]
+            if mixed_targets is None:
+                output["loss_contrastive"] = self._contrastive_loss(projections, labels)
+            else:
+                output["loss_contrastive"] = self._contrastive_loss(projections[count:], mixed_targets)
+        if "loss_uniformity" in scales:
+            output["loss_uniformity"] = UNIFORMITY_LOSSES[self.config.uniformity](self.classifier.weight)
         output["loss"] = total_loss({name: output[name] for name in scales}, scales)
         return output
+
+    def _joint_loss(
+        self, features: Tensor, labels: Tensor, classes: Tensor | None, class_weights: Tensor | None
+    ) -> Tensor:
+        return JOINT_LOSSES[self.config.joint](
+            features,
+            self.classifier.weight,
+            self.classifier.bias,
+            labels,
+            classes=classes,
+            class_weights=class_weights,
+            **self._soft_targets(self.config.joint),
+            **self.classifier.normalisation,
+        )
+
+    def _contrastive_loss(self, projections: Tensor, labels: Tensor) -> Tensor:
+        return CONTRASTIVE_LOSSES[self.config.contrastive](
+            projections,
+            self.bank.prototypes,
+            labels,
+            temperature=self.config.contrastive_temperature,
+            seen=self.bank.seen,
+            **self._soft_targets(self.config.contrastive),
+        )
+
+    def _soft_targets(self, form: str) -> dict[str, str]:
+        """The form of soft targets, for a loss that has two."""
+        return {"soft_targets": self.config.soft_targets} if form == "bce" else {}
 
     def update_bank(self, projections: Tensor, labels: Tensor) -> None:
         """After the backward pass: store each class's last projection, of z (B, P) with hard labels (B,)."""

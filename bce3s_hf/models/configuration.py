@@ -5,6 +5,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from bce3s_hf.losses import SOFT_TARGETS
+
+CONTRASTIVE_REDUCTIONS = ("sum", "mean")
+
 
 def check_loss_settings(lambda_ss: float, lambda_cc: float, contrastive_temperature: float) -> None:
     """Raise ValueError for loss weights below zero or a temperature that is not positive."""
@@ -24,8 +28,13 @@ class BCE3SConfig(PreTrainedConfig):
         joint: Form of the joint loss, "bce" or "ce".
         contrastive: Form of the contrastive loss, "bce", "ce", or "none" for no projector and no bank.
         uniformity: Form of the uniformity loss, "bce", "ce" or "none".
+        normalize_classifier: Use the classifier's vectors at length one, as the paper does.
+        normalize_features: Use the features at length one in the joint loss, which the paper does not; no scale.
+        soft_targets: What a soft target costs in the BCE forms, "full" or "positive", see `losses.bce_elements`.
         projection_dim: P, dimension of projections and prototypes.
         lambda_ss: Weight of the contrastive loss, at least 0.
+        contrastive_reduction: "sum" over the classes, as in the paper, or "mean" over them: lambda_ss / K. The
+            gradient that the sum sends to the features grows with K, that of the mean does not.
         lambda_cc: Weight of the uniformity loss, at least 0.
         contrastive_temperature: tau of the contrastive loss, positive (transformers keeps `temperature` for itself).
         class_counts: Training images of each class, shape (K,), once trained.
@@ -47,8 +56,12 @@ class BCE3SConfig(PreTrainedConfig):
         joint: str = "bce",
         contrastive: str = "bce",
         uniformity: str = "bce",
+        normalize_classifier: bool = True,
+        normalize_features: bool = False,
+        soft_targets: str = "full",
         projection_dim: int = 128,
         lambda_ss: float = 0.1,
+        contrastive_reduction: str = "sum",
         lambda_cc: float = 1.0,
         contrastive_temperature: float = 1.0,
         class_counts: list[int] | None = None,
@@ -60,6 +73,8 @@ class BCE3SConfig(PreTrainedConfig):
             ("joint", joint, ("bce", "ce")),
             ("contrastive", contrastive, ("bce", "ce", "none")),
             ("uniformity", uniformity, ("bce", "ce", "none")),
+            ("soft_targets", soft_targets, SOFT_TARGETS),
+            ("contrastive_reduction", contrastive_reduction, CONTRASTIVE_REDUCTIONS),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -71,8 +86,12 @@ class BCE3SConfig(PreTrainedConfig):
         self.joint = joint
         self.contrastive = contrastive
         self.uniformity = uniformity
+        self.normalize_classifier = normalize_classifier
+        self.normalize_features = normalize_features
+        self.soft_targets = soft_targets
         self.projection_dim = projection_dim
         self.lambda_ss = lambda_ss
+        self.contrastive_reduction = contrastive_reduction
         self.lambda_cc = lambda_cc
         self.contrastive_temperature = contrastive_temperature
         self.class_counts = class_counts
@@ -81,7 +100,8 @@ class BCE3SConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def loss_scales(self) -> dict[str, float]:
-        """Weight of each loss term that this model has: 1, lambda_ss, lambda_cc."""
-        scales = {"loss_joint": 1.0, "loss_contrastive": self.lambda_ss, "loss_uniformity": self.lambda_cc}
+        """Weight of each loss term that this model has: 1, lambda_ss (or lambda_ss / K), lambda_cc."""
+        lambda_ss = self.lambda_ss / (self.num_labels if self.contrastive_reduction == "mean" else 1)
+        scales = {"loss_joint": 1.0, "loss_contrastive": lambda_ss, "loss_uniformity": self.lambda_cc}
         forms = {"loss_joint": self.joint, "loss_contrastive": self.contrastive, "loss_uniformity": self.uniformity}
         return {name: scale for name, scale in scales.items() if forms[name] != "none"}

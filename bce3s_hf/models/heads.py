@@ -13,13 +13,25 @@ class NormalizedLinear(nn.Linear):
     """Linear classifier whose vectors are used at length one: w_j / ||w_j|| . x + b_j.
 
     The bias starts at zero, or where `set_prior_bias` puts it. The length of `weight` changes no output; the Trainer
-    gives it no weight decay, which would only raise its effective learning rate.
+    gives it no weight decay, which would only raise its effective learning rate. Either normalisation can be chosen
+    otherwise for ablation: with `normalize_classifier=False`, the vectors are used as they are; with
+    `normalize_features=True`, the features at length one.
     """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        num_classes: int,
+        *,
+        normalize_classifier: bool = True,
+        normalize_features: bool = False,
+    ) -> None:
+        super().__init__(feature_dim, num_classes)
+        self.normalisation = {"normalize_classifier": normalize_classifier, "normalize_features": normalize_features}
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)
 
     @torch.no_grad()
     def set_prior_bias(self, class_counts: Sequence[int]) -> None:
@@ -37,7 +49,7 @@ class NormalizedLinear(nn.Linear):
         self.bias.copy_(torch.logit(counts / counts.sum()))
 
     def forward(self, features: Tensor) -> Tensor:
-        return normalized_linear(features, self.weight, self.bias)
+        return normalized_linear(features, self.weight, self.bias, **self.normalisation)
 
 
 class Projector(nn.Sequential):

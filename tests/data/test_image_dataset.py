@@ -1,6 +1,7 @@
-"""Items, augmentation that depends on seed, epoch and row alone, and images that cannot be read."""
+"""Items, augmentation that depends on seed, epoch and row or position alone, and images that cannot be read."""
 
 import io
+import pickle
 import random
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from bce3s_hf.data import ImageDataset, eval_transform, train_transform
+from bce3s_hf.data.samplers import Draw
 
 CONFIG = {
     "input_size": [3, 16, 16],
@@ -136,6 +138,98 @@ def test_every_generator_is_seeded_and_restored(source):
     assert len(draws.flatten().unique()) == 36
 
 
+def test_rows_are_seeded_as_in_earlier_versions(source):
+    dataset = make(source, seed=7, augmentation=draw_from_all)
+    dataset.set_epoch(3)
+    first = random.Random(hash((7, 3, 5))).random()
+    assert dataset[5]["pixel_values"][0].item() == pytest.approx(first, abs=1e-7)
+
+
+def test_item_of_a_draw(source):
+    dataset = make(source)
+    item, pair = dataset[Draw(3, 40, None)], dataset[Draw(3, 40, 8)]
+    assert item.keys() == {"pixel_values", "labels"}
+    assert pair.keys() == {"pixel_values", "labels", "partner_pixel_values", "partner_labels"}
+    assert torch.equal(item["pixel_values"], pair["pixel_values"])
+    assert (type(pair["labels"]), pair["labels"]) == (int, 1)
+    assert (type(pair["partner_labels"]), pair["partner_labels"]) == (int, 0)
+    shapes = [(view.shape, view.dtype) for view in (pair["pixel_values"], pair["partner_pixel_values"])]
+    assert shapes == [((3, 16, 16), torch.float32)] * 2
+
+
+def test_draw_shows_the_images_of_row_and_partner():
+    reds = images_of(*[np.full((16, 16, 3), 20 * row, dtype=np.uint8) for row in range(6)])
+    augmentation = train_transform(CONFIG, "random_resized_crop", color_jitter=0.0)
+    for dataset in (make(reds, augmentation=augmentation), make(reds, augmentation=None)):
+        item = dataset[Draw(1, 4, 5)]
+        for row, name in ((1, "pixel_values"), (5, "partner_pixel_values")):
+            expected = ((20 * row / 255 - torch.tensor(CONFIG["mean"])) / torch.tensor(CONFIG["std"])).view(3, 1, 1)
+            torch.testing.assert_close(item[name], expected.expand(3, 16, 16), atol=1e-5, rtol=0)
+
+
+def test_image_drawn_twice_is_augmented_in_two_ways(source):
+    dataset = make(source)
+    views = torch.stack([dataset[Draw(3, position, None)]["pixel_values"] for position in range(20)])
+    assert len(views.flatten(1).unique(dim=0)) == 20
+    again = torch.stack([dataset[Draw(3, position, 3)]["pixel_values"] for position in range(20)])
+    assert torch.equal(views, again)
+
+
+def test_partner_is_augmented_in_its_own_way(source):
+    dataset = make(source)
+    for position in range(10):
+        item = dataset[Draw(3, position, 3)]
+        assert not torch.equal(item["pixel_values"], item["partner_pixel_values"])
+        assert torch.equal(item["partner_pixel_values"], dataset[Draw(0, position, 3)]["partner_pixel_values"])
+
+
+def test_no_two_views_share_their_random_numbers(source):
+    first = []
+    for seed in range(3):
+        dataset = make(source, seed=seed, augmentation=draw_from_all)
+        for epoch in range(4):
+            dataset.set_epoch(epoch)
+            for number in range(12):
+                item = dataset[Draw(0, number, 1)]
+                first += [dataset[number]["pixel_values"], item["pixel_values"], item["partner_pixel_values"]]
+    draws = torch.stack(first)
+    assert draws.shape == (3 * 4 * 12 * 3, 3)
+    assert all(len(generator.unique()) == len(draws) for generator in draws.T)
+
+
+def test_evaluation_of_a_draw_is_not_augmented(source):
+    dataset = make(source, augmentation=None)
+    item = dataset[Draw(3, 9, 4)]
+    assert torch.equal(item["pixel_values"], dataset[3]["pixel_values"])
+    assert torch.equal(item["partner_pixel_values"], dataset[4]["pixel_values"])
+
+
+@pytest.mark.parametrize("options", [{}, {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5}], ids=str)
+def test_draws_do_not_depend_on_worker_processes(source, options):
+    dataset = make(source, augmentation=train_transform(CONFIG, "random_resized_crop", **options))
+    draws = [Draw(row % 5, row, 11 - row) for row in range(12)]
+    loader = DataLoader(dataset, sampler=draws, batch_size=4, num_workers=2, persistent_workers=True)
+    seen = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        batches = list(loader)
+        for name in ("pixel_values", "partner_pixel_values"):
+            alone = torch.stack([dataset[draw][name] for draw in draws])
+            assert torch.equal(torch.cat([batch[name] for batch in batches]), alone)
+            seen.append(alone)
+        assert torch.cat([batch["partner_labels"] for batch in batches]).tolist() == [1, 0] * 6
+    assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 48
+
+
+def test_items_and_dataset_can_be_pickled(source):
+    dataset = make(source)
+    item = dataset[Draw(3, 5, 4)]
+    copies = pickle.loads(pickle.dumps(item)), pickle.loads(pickle.dumps(dataset))[Draw(3, 5, 4)]
+    for copy in copies:
+        assert copy.keys() == item.keys()
+        assert torch.equal(copy["partner_pixel_values"], item["partner_pixel_values"])
+
+
 def test_generators_are_restored_after_an_error(source):
     def fail(image):
         draw_from_all(image)
@@ -205,9 +299,10 @@ def test_unreadable_embedded_image_is_named(path, shown):
         dataset[1]
 
 
-def test_missing_image_is_named():
+@pytest.mark.parametrize("index", [1, Draw(1, 0, None), Draw(0, 0, 1)])
+def test_missing_image_is_named(index):
     with pytest.raises(ValueError, match="image 1 .* cannot be read"):
-        make(images_of(NOISE, None))[1]
+        make(images_of(NOISE, None))[index]
 
 
 @pytest.mark.parametrize(

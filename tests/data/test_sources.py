@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
@@ -289,6 +290,29 @@ def test_splits_that_do_not_match_are_refused(monkeypatch, train, test, message)
     monkeypatch.setattr(sources, "load_dataset", lambda path: DatasetDict(train=train, test=test))
     with pytest.raises(ValueError, match=message):
         load_images("somebody/birds")
+
+
+@pytest.mark.parametrize("file", ["train-00001-of-00002", "test-00000-of-00001", "sub/test-00001-of-00002"])
+def test_parquet_file_that_numbers_the_classes_differently_is_refused(folder, file):
+    features = {"image": Image(), "label": ANIMALS}
+    data = table(features, image=pictures(2), label=[0, 1])
+    name = write_parquet(folder, train=data, test=data)
+    (folder / f"{file}.parquet").parent.mkdir(exist_ok=True)
+    data.to_parquet(folder / f"{file}.parquet")
+    assert load_images(name)["test"].features["label"] == ANIMALS
+    turned = table({**features, "label": ClassLabel(names=["dog", "cat"])}, image=pictures(2), label=[0, 1])
+    turned.to_parquet(folder / f"{file}.parquet")
+    with pytest.raises(ValueError, match=f"{file}.parquet' numbers the classes of column 'label' otherwise"):
+        load_images(name)
+
+
+def test_parquet_file_without_class_names_takes_those_of_the_others(folder):
+    data = table({"image": Image(), "label": ANIMALS}, image=pictures(2), label=[1, 0])
+    name = write_parquet(folder, train=data)
+    pq.write_table(data.data.table.replace_schema_metadata(None), folder / "test-00000-of-00001.parquet")
+    images = load_images(name)
+    assert images["test"].features["label"] == ANIMALS
+    assert images["test"]["label"][:] == [1, 0]
 
 
 def test_unknown_class_in_a_local_test_split_is_refused(folder):

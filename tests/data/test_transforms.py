@@ -1,17 +1,24 @@
-"""Evaluation and training transforms against hand normalisation and shifts of an image whose pixels all differ."""
+"""Evaluation and training transforms against hand normalisation, timm, and shifts of an image of unequal pixels."""
+
+import pickle
+import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
-from bce3s_hf.data.transforms import AUGMENTATIONS, eval_transform, train_transform
+from bce3s_hf.data.transforms import AUGMENTATIONS, Cutout, eval_transform, train_transform
 from bce3s_hf.models.backbone import backbone_data_config, create_backbone
 
 SIZE, PAD = 32, 4
 REDS = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE)
 PIXELS = np.stack([REDS % 256, REDS // 256, np.full_like(REDS, 90)], axis=2).astype(np.uint8)
 IMAGE = Image.fromarray(PIXELS)
+PLAIN = Image.new("RGB", (SIZE, SIZE), (200, 100, 50))
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+POLICIES = [RANDAUGMENT, "rand-m9", "rand-mstd1-tweights", "rand-m5-n3-t3aw", "original", "v0-mstd0.5", "3a"]
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +38,22 @@ def normalised(pixels, config):
 def seeded(transform, seed, image=IMAGE):
     torch.manual_seed(seed)
     np.random.seed(seed)
+    random.seed(seed)
     return transform(image)
+
+
+def resized_crop(config, **options):
+    return train_transform(config, "random_resized_crop", **options)
+
+
+def colours(views, config):
+    """Pixels as colours from 0 to 255, shape (views, H, W, 3)."""
+    return 255 * (views.permute(0, 2, 3, 1) * torch.tensor(config["std"]) + torch.tensor(config["mean"]))
 
 
 def locate(view, config):
     """(down, right, mirrored) of the window of the padded image that `view` shows, every pixel of it checked."""
-    pixels = 255 * (view.permute(1, 2, 0) * torch.tensor(config["std"]) + torch.tensor(config["mean"]))
+    pixels = colours(view[None], config)[0]
     source = (pixels[..., 0] + 256 * pixels[..., 1].round()).round().int()
     mirrored = bool(source[SIZE // 2, SIZE // 2] > source[SIZE // 2, SIZE // 2 + 1])
     if mirrored:
@@ -114,8 +131,7 @@ def test_random_resized_crop_changes_place_scale_and_colour(config):
     transform = train_transform(config, "random_resized_crop")
     views = torch.stack([seeded(transform, seed) for seed in range(20)])
     assert len(views.flatten(1).unique(dim=0)) == 20
-    plain = Image.new("RGB", (64, 64), (200, 100, 50))
-    brightness = torch.stack([seeded(transform, seed, plain).mean() for seed in range(20)])
+    brightness = torch.stack([seeded(transform, seed, PLAIN).mean() for seed in range(20)])
     assert brightness.std() > 0.05
 
 
@@ -133,11 +149,242 @@ def test_every_augmentation_differs_from_every_other(config, augmentation):
     assert not any(torch.equal(seeded(train_transform(config, augmentation), 1), view) for view in views)
 
 
+def squares_cut_out(count, size):
+    """First and last cut row and column of `count` images, int (count, 4); each cut is checked to be a rectangle."""
+    cutout = Cutout(size)
+    torch.manual_seed(0)
+    edges = []
+    for _ in range(count):
+        cut = (cutout(torch.ones(3, SIZE, SIZE)) == 0).all(0)
+        rows, columns = cut.any(1).nonzero().flatten(), cut.any(0).nonzero().flatten()
+        assert cut.sum() == len(rows) * len(columns)
+        edges.append([rows[0], rows[-1], columns[0], columns[-1]])
+    return torch.tensor(edges)
+
+
+def test_cutout_centre_is_uniform_and_its_square_is_clipped():
+    first, last = squares_cut_out(3200, 16).view(-1, 2, 2).unbind(2)
+    centre = torch.where(first > 0, first + 8, last + 1 - 8)
+    assert torch.equal(first, (centre - 8).clamp(min=0))
+    assert torch.equal(last, (centre + 7).clamp(max=SIZE - 1))
+    for axis in range(2):
+        hits = torch.bincount(centre[:, axis], minlength=SIZE)
+        assert len(hits) == SIZE
+        assert (hits - 100).abs().max() < 45  # 100 expected, standard deviation 10
+    assert torch.corrcoef(centre.T.float())[0, 1].abs() < 0.06
+    # from 8 x 8 in a corner to 16 x 16; each side is 14 on average: (8 + ... + 15 + 17 * 16 + 15 + ... + 9) / 32
+    area = (last - first + 1).prod(1)
+    assert (area.min(), area.max()) == (64, 256)
+    torch.testing.assert_close(area.float().mean(), torch.tensor(196.0), atol=4, rtol=0)
+    assert (area == 256).float().mean() == pytest.approx((17 / 32) ** 2, abs=0.04)
+
+
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_cutout_of_any_size(size):
+    first, last = squares_cut_out(300, size).view(-1, 2, 2).unbind(2)
+    assert (last - first + 1).max() == min(size, SIZE)
+    inside = (first > 0) & (last < SIZE - 1)
+    assert ((last - first + 1)[inside] == size).all()
+    if size == 1:
+        assert (first.min(), first.max()) == (0, SIZE - 1)
+
+
+def test_cutout_leaves_its_input_and_the_other_pixels():
+    image = torch.arange(1.0, 1 + 3 * 8 * 6).view(3, 8, 6)
+    before = image.clone()
+    cut = Cutout(3)(image)
+    assert torch.equal(image, before)
+    assert (cut == 0).any() and torch.equal(cut[cut != 0], image[cut != 0])
+
+
+def test_cutout_without_size_is_refused():
+    with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
+        Cutout(0)
+
+
+def test_cifar_cuts_half_the_side_last_and_fills_with_the_mean(config):
+    transform = train_transform(config, "cifar_autoaugment")
+    views = torch.stack([seeded(transform, seed) for seed in range(300)])
+    cut = (views == 0).all(1)  # the mean of no channel is a whole pixel value
+    heights, widths = cut.any(2).sum(1), cut.any(1).sum(1)
+    assert torch.equal(cut.sum((1, 2)), heights * widths)
+    assert (heights.min(), heights.max(), widths.min(), widths.max()) == (8, 16, 8, 16)
+    kept = colours(views, config)[~cut]
+    torch.testing.assert_close(kept, kept.round(), atol=1e-3, rtol=0)
+    assert (kept.min().round(), kept.max().round()) == (0, 255)
+
+
+def test_cifar_crops_and_mirrors(config):
+    transform = train_transform(config, "cifar_autoaugment")
+    padded = np.pad(PIXELS, ((PAD, PAD), (PAD, PAD), (0, 0)))
+    shifts = [(down, right) for down in range(2 * PAD + 1) for right in range(2 * PAD + 1)]
+    windows = [normalised(padded[down:, right:][:SIZE, :SIZE], config) for down, right in shifts]
+    windows = torch.stack([*windows, *(window.flip(2) for window in windows)])
+    places = []
+    for seed in range(500):
+        view = seeded(transform, seed)
+        same = ((view - windows).abs() < 1e-5).all(1) | (view == 0).all(0)
+        places += same.flatten(1).all(1).nonzero()[:, 0].tolist()  # those that AutoAugment left as they were
+    assert 40 < len(places) < 250
+    down, right = zip(*(shifts[place % len(shifts)] for place in places), strict=True)
+    assert set(down) == set(right) == set(range(2 * PAD + 1))
+    assert 0.3 < np.mean([place >= len(shifts) for place in places]) < 0.7
+
+
+def test_cifar_changes_colours(config):
+    transform = train_transform(config, "cifar_autoaugment")
+    views = colours(torch.stack([seeded(transform, seed, PLAIN) for seed in range(300)]), config)
+    means = torch.tensor(config["mean"]) * 255
+    found = {tuple(row) for view in views for row in view[(view - means).abs().amax(2) > 0.1].round().int().tolist()}
+    assert (200, 100, 50) in found
+    assert len(found) > 60
+
+
+def test_cifar_fills_exposed_pixels_with_grey(config):
+    transform = train_transform(config, "cifar_autoaugment")
+    views = colours(torch.stack([seeded(transform, seed, PLAIN) for seed in range(300)]), config)
+    grey = ((views - 128).abs() < 0.01).all(3).sum((1, 2))
+    assert (grey >= SIZE).float().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"auto_augment": RANDAUGMENT},
+        {"auto_augment": "original"},
+        {"auto_augment": "3a", "color_jitter": 0.2},
+        {"re_prob": 0.5},
+        {"color_jitter": 0.1},
+        {"color_jitter": 0.0},
+        {"auto_augment": RANDAUGMENT, "re_prob": 0.25, "color_jitter": 0.0},
+    ],
+)
+def test_random_resized_crop_is_that_of_timm(config, options):
+    transform, reference = resized_crop(config, **options), create_transform(**config, is_training=True, **options)
+    assert all(torch.equal(seeded(transform, seed), seeded(reference, seed)) for seed in range(40))
+
+
+def test_randaugment_changes_a_plain_image_that_cropping_leaves(config):
+    views = torch.stack([seeded(resized_crop(config, color_jitter=0.0), seed, PLAIN) for seed in range(20)])
+    assert torch.equal(views[0].expand_as(views), views)
+    views = torch.stack([seeded(resized_crop(config, auto_augment=RANDAUGMENT), seed, PLAIN) for seed in range(200)])
+    changed = (views != views[0, :, :1, :1]).flatten(1).any(1)
+    assert 0.2 < changed.float().mean() < 1
+    assert len(views[:, :, SIZE // 2, SIZE // 2].unique(dim=0)) > 20
+
+
+def test_stronger_randaugment_changes_more(config):
+    def change(policy):
+        transform, plain = resized_crop(config, auto_augment=policy), seeded(eval_transform(config), 0, PLAIN)
+        return torch.stack([(seeded(transform, seed, PLAIN) - plain).abs().mean() for seed in range(200)]).mean()
+
+    assert change("rand-m1-inc1") < change("rand-m5-inc1") < change("rand-m9-inc1")
+    assert change("rand-m5-n1-inc1") < change("rand-m5-n4-inc1")
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n15-p1-inc1", "v0"])
+def test_full_posterize_works_with_every_pillow(config, policy):
+    white = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
+    views = [seeded(resized_crop(config, auto_augment=policy), seed, white) for seed in range(200)]
+    assert all(view.isfinite().all() for view in views)
+
+
+@pytest.mark.parametrize(
+    ("probability", "least", "most"), [(0.0, 0, 0), (0.25, 30, 70), (0.75, 130, 170), (1, 200, 200)]
+)
+def test_random_erasing_sets_a_rectangle_to_the_mean(config, probability, least, most):
+    transform = resized_crop(config, re_prob=probability, color_jitter=0.0)
+    cut = (torch.stack([seeded(transform, seed, PLAIN) for seed in range(200)]) == 0).all(1)
+    area = cut.sum((1, 2))
+    assert torch.equal(area, cut.any(2).sum(1) * cut.any(1).sum(1))
+    assert least <= (area > 0).sum() <= most
+    share = area[area > 0] / SIZE**2
+    assert not len(share) or (share.min() > 0.015 and share.max() < 0.36)
+
+
+def test_colour_jitter_grows(config):
+    def spread(strength):
+        transform = resized_crop(config, color_jitter=strength)
+        return torch.stack([seeded(transform, seed, PLAIN).mean((1, 2)) for seed in range(60)]).std(0).mean()
+
+    assert spread(0.0) < 1e-6 < spread(0.1) < spread(0.4) < spread(0.8)
+    assert spread(None) == spread(0.4)
+
+
+def test_colour_jitter_that_timm_would_drop_is_refused(config):
+    message = f"color_jitter 0.4 is of no use with auto_augment '{RANDAUGMENT}', which replaces it; leave one out"
+    with pytest.raises(ValueError, match=message):
+        resized_crop(config, auto_augment=RANDAUGMENT, color_jitter=0.4)
+
+
+@pytest.mark.parametrize(
+    "option", [{"auto_augment": RANDAUGMENT}, {"re_prob": 0.0}, {"re_prob": 0.5}, {"color_jitter": 0.4}], ids=str
+)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS[:-1])
+def test_option_of_no_use_is_refused(config, augmentation, option):
+    ((name, value),) = option.items()
+    message = f"{name} {value!r} is of no use with augmentation '{augmentation}'; leave it out or choose .*resized"
+    with pytest.raises(ValueError, match=message):
+        train_transform(config, augmentation, **option)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "",
+        "RA",
+        "rand9",
+        "rand-9",
+        "rand-m",
+        "rand-m9-inc",
+        "rand-m9.5",
+        "rand-m9-q1",
+        "rand-tnone",
+        "original-m3",
+        "-m9",
+    ],
+)
+def test_unknown_policy_is_refused(config, policy):
+    with pytest.raises(ValueError, match=f"auto_augment must be a policy .*'rand-m9-mstd0.5-inc1'.*, got {policy!r}"):
+        resized_crop(config, auto_augment=policy)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_erasing_probability_is_checked(config, value):
+    with pytest.raises(ValueError, match=rf"re_prob must be in \[0, 1\], got {value}"):
+        resized_crop(config, re_prob=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_strength_of_colour_jitter_is_checked(config, value):
+    with pytest.raises(ValueError, match=f"color_jitter must be at least 0 and finite, got {value}"):
+        resized_crop(config, color_jitter=value)
+
+
+@pytest.mark.parametrize("options", [{}, {"auto_augment": "rand-m10", "re_prob": 0.5}], ids=["default", "options"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_transforms_can_be_pickled(config, augmentation, options):
+    options = options if augmentation == "random_resized_crop" else {}
+    transform = train_transform(config, augmentation, **options)
+    copy = pickle.loads(pickle.dumps(transform))
+    assert all(torch.equal(seeded(transform, seed), seeded(copy, seed)) for seed in range(5))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_suits_grey(grey_config, policy):
+    transform = resized_crop(grey_config, auto_augment=policy, re_prob=0.5)
+    views = torch.stack([seeded(transform, seed) for seed in range(60)])
+    assert views.shape == (60, 1, SIZE, SIZE)
+    assert views.isfinite().all() and len(views.flatten(1).unique(dim=0)) == 60
+
+
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_grey_backbone_gets_one_channel(grey_config, augmentation, mode):
-    view = seeded(train_transform(grey_config, augmentation), 0, IMAGE.convert(mode))
-    assert view.shape == (1, 32, 32)
+    transform = train_transform(grey_config, augmentation)
+    views = torch.stack([seeded(transform, seed, IMAGE.convert(mode)) for seed in range(30)])
+    assert views.shape == (30, 1, 32, 32) and views.isfinite().all()
 
 
 def test_grey_normalisation(grey_config):
@@ -148,6 +395,6 @@ def test_grey_normalisation(grey_config):
 
 @pytest.mark.parametrize("augmentation", ["flip", "", "Crop", None])
 def test_unknown_augmentation_is_refused(config, augmentation):
-    message = rf"augmentation must be one of none, crop, crop_flip, random_resized_crop, got {augmentation!r}"
+    message = rf"augmentation must be one of none, crop, .*, random_resized_crop, got {augmentation!r}"
     with pytest.raises(ValueError, match=message):
         train_transform(config, augmentation)

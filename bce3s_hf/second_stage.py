@@ -1,0 +1,173 @@
+"""Second stage: the classifier alone, fine-tuned or adjusted on a backbone that stays as it is."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from transformers.trainer_utils import SaveStrategy
+
+from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.experiment import RunResult, Splits, build_model, build_trainer, load_splits, run, save_and_test
+from bce3s_hf.metrics import results_table
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.training_args import BCE3STrainingArguments
+
+METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
+TRAINED = ("class_balanced", "crt")
+
+
+@dataclass
+class SecondStageArguments:
+    """How the classifier is treated after the first stage.
+
+    Raises:
+        ValueError: Naming the setting that is out of its range.
+    """
+
+    second_stage: str = field(
+        default="none",
+        metadata={"help": "none, or class_balanced, crt, tau_normalization, logit_adjustment: several with commas."},
+    )
+    second_stage_epochs: float = field(default=10, metadata={"help": "Epochs of class_balanced and crt."})
+    second_stage_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Learning rate of class_balanced; crt starts anew and takes learning_rate."}
+    )
+    second_stage_beta: float = field(
+        default=0.99999, metadata={"help": "beta of class_balanced: weights (1 - beta) / (1 - beta^n), in [0, 1)."}
+    )
+    normalization_tau: float = field(
+        default=1.0, metadata={"help": "tau of tau_normalization: vectors w / ||w||^tau, at least 0."}
+    )
+    adjustment_tau: float = field(
+        default=1.0, metadata={"help": "tau of logit_adjustment: logits - tau log(n / N), at least 0."}
+    )
+
+    def __post_init__(self) -> None:
+        known = ", ".join(METHODS)
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"second_stage must be none or some of {known}, got {method!r}")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"second_stage names a method twice: {self.second_stage!r}")
+        if not 0 <= self.second_stage_beta < 1:
+            raise ValueError(f"second_stage_beta must be in [0, 1), got {self.second_stage_beta}")
+        for name in ("second_stage_epochs", "second_stage_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("normalization_tau", "adjustment_tau"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the chosen methods, in the order given."""
+        return [] if self.second_stage == "none" else [name.strip() for name in self.second_stage.split(",")]
+
+
+@torch.no_grad()
+def normalize_tau(model: BCE3SForImageClassification, tau: float) -> None:
+    """tau-normalisation (Kang et al., ICLR 2020): vectors w / ||w||^tau and no bias, without training.
+
+    Where the model uses its vectors at length one, only the bias is left to remove: every tau gives the same.
+    """
+    classifier = model.classifier
+    if not model.config.normalize_classifier:
+        classifier.weight.div_(classifier.weight.norm(dim=1, keepdim=True).clamp_min(1e-5) ** tau)
+    classifier.bias.zero_()
+
+
+@torch.no_grad()
+def adjust_logits(model: BCE3SForImageClassification, tau: float) -> None:
+    """Logit adjustment (Menon et al., ICLR 2021): s_k - tau log(n_k / N), written into the bias, without training.
+
+    A class without training images counts as half an image.
+    """
+    counts = torch.tensor(model.config.class_counts, dtype=torch.float64).clamp_min(0.5)
+    model.classifier.bias.sub_(tau * torch.log(counts / counts.sum()).to(model.classifier.bias))
+
+
+def restart_classifier(model: BCE3SForImageClassification, seed: int) -> None:
+    """New random classifier for cRT (Kang et al., ICLR 2020), with the bias of classes drawn alike."""
+    set_seed(seed)
+    model.classifier.reset_parameters()
+    if model.config.prior_bias:
+        model.classifier.set_prior_bias([1] * model.config.num_labels)
+
+
+def train_both_stages(default_config: Path) -> None:
+    """What the training recipes do: settings, data, model, training, second stage if asked, and one table.
+
+    Args:
+        default_config: YAML of the recipe, see `parse_arguments`.
+    """
+    classes = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
+    model_args, data_args, stage, args = parse_arguments(default_config, classes=classes)
+    splits = load_splits(data_args)
+    model = build_model(model_args, splits, args.seed)
+    trainer = build_trainer(model, splits, args, data_args)
+    results = {model_args.backbone: run(trainer, splits)}
+    results |= run_second_stage(args.output_dir, splits, args, data_args, stage)
+    trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
+    trainer.accelerator.print(f"\nSaved in {args.output_dir}")
+
+
+def run_second_stage(
+    checkpoint: str,
+    splits: Splits,
+    args: BCE3STrainingArguments,
+    data_args: DataArguments,
+    stage: SecondStageArguments,
+) -> dict[str, RunResult]:
+    """Apply each chosen method to a trained model; each result is saved in a folder of its name in the output folder.
+
+    "class_balanced" is the second stage of BCE3S: joint loss with class-balanced weights, the negatives sampled as in
+    the first stage, no weight decay. The paper's projection on a maximal norm is left out: the vectors are used at
+    length one, so it changes no output. "crt" trains a new classifier on classes drawn alike. In both, the backbone
+    is frozen in evaluation mode.
+
+    Args:
+        checkpoint: Folder of the first stage's model.
+        splits: Images to train and to test on.
+        args: Settings of the first stage; what the second needs otherwise is changed in a copy.
+        data_args: For the augmentation.
+        stage: Which methods, and their settings.
+
+    Returns:
+        By method, what it measured on the test images.
+
+    Raises:
+        ValueError: If the data does not fit the model.
+    """
+    results = {}
+    for method in stage.methods:
+        model = BCE3SForImageClassification.from_pretrained(checkpoint)
+        method_args = _classifier_args(args, stage)
+        method_args.output_dir = str(Path(args.output_dir) / method)
+        if method == "class_balanced":
+            method_args.learning_rate, method_args.lr_base_size = stage.second_stage_learning_rate, None
+            method_args.class_balanced_beta = stage.second_stage_beta
+        elif method == "crt":
+            method_args.sampler, method_args.sampler_power = "class_balanced", None
+            restart_classifier(model, args.seed)
+        elif method == "tau_normalization":
+            normalize_tau(model, stage.normalization_tau)
+        else:
+            adjust_logits(model, stage.adjustment_tau)
+        trainer = build_trainer(model, splits, method_args, data_args)
+        finish = run if method in TRAINED else save_and_test
+        results[method] = finish(trainer, splits, second_stage={"method": method, **asdict(stage)})
+    return results
+
+
+def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) -> BCE3STrainingArguments:
+    """Settings of the first stage for a training of the classifier alone."""
+    args = copy.copy(args)
+    args.train_only_classifier = True
+    args.num_train_epochs, args.max_steps = stage.second_stage_epochs, -1
+    args.mixup_alpha = args.cutmix_alpha = args.weight_decay = 0.0
+    args.plain_view, args.partner_sampler, args.partner_sampler_power = True, None, None
+    args.ema_decay = args.layer_decay = args.resume_from_checkpoint = None
+    args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+    return args

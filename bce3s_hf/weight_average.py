@@ -1,0 +1,65 @@
+"""Exponential moving average of the weights, saved beside every checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import nn
+from transformers import TrainerCallback
+
+AVERAGE_FILE = "ema.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """timm's `ModelEmaV3` of a model's parameters and buffers, updated after every step of the optimizer.
+
+    The decay warms up as timm's does: 1 - step^(-2/3) until it reaches `decay`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = model
+        self.decay = decay
+        self.average: ModelEmaV3 | None = None
+
+    def load(self, checkpoint: str) -> None:
+        """Go on with the average that a checkpoint holds.
+
+        Raises:
+            ValueError: If it holds none.
+        """
+        path = Path(checkpoint) / AVERAGE_FILE
+        if not path.is_file():
+            raise ValueError(f"ema_decay {self.decay}: {str(checkpoint)!r} was trained without; leave ema_decay out")
+        self._start()
+        self.average.module.load_state_dict(load_file(path))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside this block, and its own again after it."""
+        if self.average is None:  # before the first step
+            yield
+            return
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0 or self.average is None:
+            self._start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.update(self.model, step=state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            tensors = {name: value.contiguous() for name, value in self.average.module.state_dict().items()}
+            save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGE_FILE)
+
+    def _start(self) -> None:
+        self.average = ModelEmaV3(self.model, self.decay, use_warmup=True)

@@ -1,0 +1,41 @@
+"""Second stage on a trained model: the classifier alone, by one or several methods, and a table before and after.
+
+    python recipes/finetune_classifier.py --checkpoint runs/cifar_lt --dataset cifar100 --imbalance_factor 100
+    accelerate launch recipes/finetune_classifier.py --checkpoint FOLDER --second_stage class_balanced,crt ...
+
+The data settings are those of the first stage. `--learning_rate` is that of crt; class_balanced has
+`--second_stage_learning_rate`. Each result is saved in a folder of its method in `--output_dir`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
+from bce3s_hf.arguments import DataArguments, parse_arguments
+from bce3s_hf.experiment import build_trainer, load_splits, measure
+from bce3s_hf.metrics import results_table
+from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
+
+
+@dataclass
+class CheckpointArguments:
+    """Which model."""
+
+    checkpoint: str = field(metadata={"help": "Folder of the first stage's model, or its id on the Hub."})
+
+
+def main() -> None:
+    classes = (CheckpointArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
+    config = Path(__file__).with_name("finetune_classifier.yaml")
+    chosen, data_args, stage, args = parse_arguments(config, classes=classes)
+    splits = load_splits(data_args)
+    model = BCE3SForImageClassification.from_pretrained(chosen.checkpoint)
+    trainer = build_trainer(model, splits, args, data_args)
+    results = {"first stage": measure(trainer)}
+    results |= run_second_stage(chosen.checkpoint, splits, args, data_args, stage)
+    trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
+    trainer.accelerator.print(f"\nSaved in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
