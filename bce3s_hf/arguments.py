@@ -133,10 +133,23 @@ def parse_arguments(
     config_parser.add_argument("--config", type=Path, default=default_config)
     chosen, argv = config_parser.parse_known_args(overrides)
     settings = _read_yaml(chosen.config, default_config)
-    argv = [f"--{key}={value}" for key, value in settings.items()] + argv
+    return parse_settings(settings, classes, argv)
+
+
+def parse_settings(
+    settings: dict[str, Any], classes: tuple[type, ...], overrides: list[str] | None = None
+) -> tuple[Any, ...]:
+    """Fill dataclasses from settings by name, and then from a command line.
+
+    Raises:
+        ValueError: If a setting is unknown or out of its range.
+        SystemExit: From argparse, with a message, if a value has the wrong type or is none of the choices.
+    """
     parser = HfArgumentParser(classes, allow_abbrev=False)
     *arguments, unknown = parser.parse_args_into_dataclasses(
-        argv, look_for_args_file=False, return_remaining_strings=True
+        [f"--{key}={value}" for key, value in settings.items()] + (overrides or []),
+        look_for_args_file=False,
+        return_remaining_strings=True,
     )
     if unknown:
         raise ValueError(f"unknown setting {unknown[0].partition('=')[0]!r}; --help lists all")

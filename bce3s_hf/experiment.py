@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_images, make_long_tailed, train_transform
-from bce3s_hf.data.lists import load_lists
+from bce3s_hf.data.lists import list_sha256, load_lists
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.metrics import per_class_accuracy
@@ -39,11 +39,19 @@ _RECORDED_CONFIG = (
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test images with columns `image` and `label`; the manifest if a subset was taken."""
+    """Training and test images with columns `image` and `label`, and what proves which images they are.
+
+    Attributes:
+        train: Images to train on.
+        test: Images to test on.
+        manifest: Which rows were taken, if a subset was.
+        lists: SHA-256 of the training and the test list by file name, if the images were given by lists.
+    """
 
     train: Dataset
     test: Dataset
     manifest: SplitManifest | None
+    lists: dict[str, str] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -90,7 +98,10 @@ def load_splits(args: DataArguments) -> Splits:
             convention=args.convention,
             seed=args.split_seed,
         )
-    return Splits(train, images["test"], manifest)
+    lists = None
+    if args.train_list is not None:
+        lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
+    return Splits(train, images["test"], manifest, lists)
 
 
 def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
@@ -201,6 +212,7 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
         "scaled_learning_rate": args.scaled_learning_rate,
         "training": {name: str(value) if isinstance(value, Enum) else value for name, value in chosen.items()},
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
+        "lists": splits.lists,
         "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],
         "hardware": f"{args.world_size} x {torch.cuda.get_device_name() if args.device.type == 'cuda' else cpu}",
         "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},

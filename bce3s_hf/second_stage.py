@@ -1,6 +1,7 @@
 """Second stage: the classifier alone, fine-tuned or adjusted on a backbone that stays as it is."""
 
 import copy
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -54,11 +55,11 @@ class SecondStageArguments:
         if not 0 <= self.second_stage_beta < 1:
             raise ValueError(f"second_stage_beta must be in [0, 1), got {self.second_stage_beta}")
         for name in ("second_stage_epochs", "second_stage_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("normalization_tau", "adjustment_tau"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
 
     @property
     def methods(self) -> list[str]:
@@ -168,6 +169,6 @@ def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) 
     args.num_train_epochs, args.max_steps = stage.second_stage_epochs, -1
     args.mixup_alpha = args.cutmix_alpha = args.weight_decay = 0.0
     args.plain_view, args.partner_sampler, args.partner_sampler_power = True, None, None
-    args.ema_decay = args.layer_decay = args.resume_from_checkpoint = None
+    args.ema_decay = args.layer_decay = args.class_balanced_beta = args.resume_from_checkpoint = None
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
     return args

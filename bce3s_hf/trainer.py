@@ -82,10 +82,11 @@ class BCE3STrainer(Trainer):
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
             _check_labels(dataset, model, f"eval_dataset {name!r}")
-        model.config.lambda_ss = args.lambda_ss
-        model.config.contrastive_reduction = args.contrastive_reduction
-        model.config.lambda_cc = args.lambda_cc
-        model.config.contrastive_temperature = args.contrastive_temperature
+        if not args.train_only_classifier:  # which uses none of them: they stay those of the first stage
+            model.config.lambda_ss = args.lambda_ss
+            model.config.contrastive_reduction = args.contrastive_reduction
+            model.config.lambda_cc = args.lambda_cc
+            model.config.contrastive_temperature = args.contrastive_temperature
         model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
         kwargs.setdefault("compute_metrics", self._long_tail_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
@@ -121,15 +122,19 @@ class BCE3STrainer(Trainer):
         partner = None
         if args.mixes:
             name, power = args.partner_sampler or "instance", args.partner_sampler_power
+            settings["num_epochs"] = self._num_epochs(len(first))
             partner = LongTailSampler(dataset.labels, name, power=power, stream=1, **settings)
         self.train_sampler = DrawSampler(first, partner)
         return self.train_sampler
 
-    def _num_epochs(self, num_images: int) -> int:
-        """Epochs that the training will have."""
-        if self.args.max_steps > 0:
-            return math.ceil(self.args.max_steps * self.args.global_batch_size / num_images)
-        return math.ceil(self.args.num_train_epochs)
+    def _num_epochs(self, num_draws: int) -> int:
+        """Epochs that the training will have, if each draws so many images; as transformers counts them."""
+        args = self.args
+        if args.max_steps <= 0:
+            return math.ceil(args.num_train_epochs)
+        batches = num_draws / (args.train_batch_size * args.world_size)
+        batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+        return math.ceil(args.max_steps / max(1, math.ceil(batches / args.gradient_accumulation_steps)))
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As in transformers, but `dataloader_drop_last` drops training images only, never images to evaluate on."""
@@ -153,21 +158,20 @@ class BCE3STrainer(Trainer):
             excluded.add("classifier.weight")
         return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in excluded]
 
-    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+    def get_optimizer_cls_and_kwargs(self, args: BCE3STrainingArguments, *model: Any) -> tuple[Any, dict[str, Any]]:
         """As in transformers, with the learning rate for the global batch, lower in lower layers if asked for."""
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
-            options["lr"] = self.args.scaled_learning_rate
-            if self.args.layer_decay is not None:
-                options["params"] = layer_decay_groups(
-                    self.model,
-                    self.get_decay_parameter_names(self.model),
-                    learning_rate=options["lr"],
-                    weight_decay=self.args.weight_decay,
-                    layer_decay=self.args.layer_decay,
-                )
-            self.optimizer_cls_and_kwargs = optimizer_class, options
-        return super().create_optimizer(*args)
+        optimizer_class, options = super().get_optimizer_cls_and_kwargs(args, *model)
+        options["lr"] = args.scaled_learning_rate
+        if args.layer_decay is not None:
+            groups = layer_decay_groups(
+                self.model,
+                self.get_decay_parameter_names(self.model),
+                learning_rate=options["lr"],
+                weight_decay=args.weight_decay,
+                layer_decay=args.layer_decay,
+            )
+            options["params"] = groups[::-1]  # transformers logs the rate of the first: that of the classifier
+        return optimizer_class, options
 
     def compute_loss(
         self,
@@ -232,7 +236,8 @@ class BCE3STrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers; the averaged weights if there are any. A checkpoint holds both."""
-        with nullcontext() if _internal_call else self._averaged_weights():
+        checkpoint = _internal_call and output_dir is not None  # without a folder, it is for the Hub
+        with nullcontext() if checkpoint else self._averaged_weights():
             super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
@@ -283,8 +288,9 @@ class BCE3STrainer(Trainer):
 
     def _predictions(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Predicted class and its score, (B, 2): all that the metrics need of (B, K) logits."""
-        scores, predictions = self.model.scores(logits.float()).max(dim=1)
-        return torch.stack([predictions.float(), scores], dim=1)
+        predictions = logits.argmax(dim=1, keepdim=True)  # not of the scores: large logits all have Sigmoid 1
+        scores = self.model.scores(logits.float()).gather(1, predictions)
+        return torch.cat([predictions.float(), scores], dim=1)
 
     def _long_tail_metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
         predictions, scores = evaluation.predictions.T

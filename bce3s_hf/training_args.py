@@ -142,9 +142,16 @@ class BCE3STrainingArguments(TrainingArguments):
 
     def _check_samplers(self) -> None:
         """Build both samplers, for two images: they refuse what they cannot draw by."""
-        labels, settings = np.arange(2), {"repeat_threshold": self.repeat_threshold, "num_epochs": 1}
-        LongTailSampler(labels, self.sampler, power=self.sampler_power, **settings)
-        LongTailSampler(labels, self.partner_sampler or "instance", power=self.partner_sampler_power, **settings)
+        settings = {"repeat_threshold": self.repeat_threshold, "num_epochs": 1}
+        partner = self.partner_sampler or "instance"
+        for argument, name, power in (
+            ("sampler", self.sampler, self.sampler_power),
+            ("partner_sampler", partner, self.partner_sampler_power),
+        ):
+            try:
+                LongTailSampler(np.arange(2), name, power=power, **settings)
+            except ValueError as error:
+                raise ValueError(f"{argument}: {error}") from error
 
     @property
     def mixes(self) -> bool:

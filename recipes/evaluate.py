@@ -40,7 +40,7 @@ def main() -> None:
     outputs = collect_outputs(model, test, batch_size=args.batch_size, num_workers=args.num_workers, flip=True)
     if PartialState().is_main_process:
         evaluation = evaluate(outputs, model)
-        title = f"{Path(args.checkpoint).name} on {data_args.dataset}"
+        title = f"{Path(args.checkpoint).name} on {Path(data_args.dataset).name}"
         context = {"checkpoint": args.checkpoint, "data": asdict(data_args), "class_names": splits.class_names}
         save_evaluation(evaluation, folder / "evaluation.json", **context)
         print(f"\n{title}, {len(test)} test images\n\n{evaluation_tables(evaluation)}")

@@ -1,6 +1,9 @@
-"""One training run for the tests of several processes and of interrupted runs; started by a launcher.
+"""Training runs for the tests of several processes and of interrupted runs; started by a launcher.
 
-python tests/distributed_run.py OUTPUT_DIR BATCH_PER_PROCESS EXPECTED_PROCESSES [--kill-at STEP] [--resume]
+python tests/distributed_run.py OUTPUT_DIR BATCH_PER_PROCESS EXPECTED_PROCESSES RUN [RUN ...]
+
+The run "killed" is that of "mixed". On the first start it is killed in its second epoch, and everything with it; when
+the launcher starts again, it resumes from its checkpoint.
 """
 
 import argparse
@@ -15,6 +18,9 @@ from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
 
+MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}
+RUNS = {"plain": {}, "mixed": MIXED, "killed": MIXED}
+
 
 class KillAt(TrainerCallback):
     def __init__(self, step):
@@ -25,39 +31,46 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("output_dir")
-    parser.add_argument("batch", type=int)
-    parser.add_argument("processes", type=int)
-    parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
+def train(name, folder, batch, processes):
     args = BCE3STrainingArguments(
-        output_dir=options.output_dir,
-        per_device_train_batch_size=options.batch,
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=50,
         dataloader_drop_last=True,
-        max_steps=40,  # 28 steps an epoch
+        max_steps=20,  # 12 steps an epoch
         contrastive_warmup_epochs=0.5,
         logging_strategy="steps",
         logging_steps=1,
         save_strategy="steps",
-        save_steps=17,
+        save_steps=14,
         disable_tqdm=True,
         use_cpu=True,
+        **RUNS[name],
     )
-    assert args.world_size == options.processes, f"{args.world_size} processes, {options.processes} expected"
-    splits = load_splits(DataArguments(imbalance_factor=20))
+    assert args.world_size == processes, f"{args.world_size} processes, {processes} expected"
+    splits = load_splits(DataArguments(imbalance_factor=20, max_count=60))
     model = build_model(ModelArguments(backbone="test_vit", image_size=32), splits, args.seed)
     trainer = build_trainer(model, splits, args, DataArguments(augmentation="crop"))
-    if options.kill_at:
-        trainer.add_callback(KillAt(options.kill_at))
-    trainer.train(resume_from_checkpoint=options.resume)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if name == "killed" and not restarts:
+        trainer.add_callback(KillAt(16))
+    trainer.train(resume_from_checkpoint=name == "killed" and restarts > 0)
     trainer.save_model()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        Path(options.output_dir, "log.json").write_text(json.dumps({"log": log, "metrics": metrics}))
+        (folder / "log.json").write_text(json.dumps({"log": log, "metrics": metrics, "restarts": restarts}))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("processes", type=int)
+    parser.add_argument("runs", nargs="+", choices=RUNS)
+    options = parser.parse_args()
+    for name in options.runs:
+        train(name, options.output_dir / name, options.batch, options.processes)
 
 
 if __name__ == "__main__":

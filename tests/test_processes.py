@@ -1,4 +1,7 @@
-"""Real launches: two processes compute what one does, and a killed run resumes where it was."""
+"""Real launches: two processes compute what one does, and a killed run resumes where it was.
+
+The runs are one as the defaults are and one with mixed views and averaged weights, see distributed_run.py.
+"""
 
 import json
 import os
@@ -12,55 +15,69 @@ from safetensors.torch import load_file
 SCRIPT = str(ROOT / "tests" / "distributed_run.py")
 TERMS = ("loss", "loss_joint", "loss_contrastive", "loss_uniformity", "grad_norm")
 
+both_runs = pytest.mark.parametrize("run", ["plain", "mixed"])
 
-def launch(folder, processes, *options, fails=False):
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    )
-    command = [sys.executable, *launcher, SCRIPT, str(folder), str(16 // processes), str(processes), *options]
+
+def launch(folder, processes, *runs, launcher=()):
+    command = [sys.executable, *launcher, SCRIPT, str(folder), str(16 // processes), str(processes), *runs]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 def outcome(folder):
-    content = json.loads((folder / "log.json").read_text())
-    return content["log"], content["metrics"], load_file(folder / "model.safetensors")
+    return json.loads((folder / "log.json").read_text())
+
+
+def assert_same_weights(one, two, tolerance):
+    one, two = load_file(one), load_file(two)
+    assert one["bank.seen"].all() and (one["bank.seen"] == two["bank.seen"]).all()
+    for name in one:
+        assert (one[name].float() - two[name].float()).abs().max() < tolerance, name
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    return outcome(launch(tmp_path_factory.mktemp("one"), 1))
+    return launch(tmp_path_factory.mktemp("one"), 1, "plain", "mixed")
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    return outcome(launch(tmp_path_factory.mktemp("two"), 2))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1"]
+    return launch(tmp_path_factory.mktemp("two"), 2, "killed", "plain", "mixed", launcher=launcher)
 
 
-def test_two_processes_give_the_losses_of_one(one_process, two_processes):
-    assert len(one_process[0]) == len(two_processes[0]) == 40
-    for one, two in zip(one_process[0], two_processes[0], strict=True):
+@both_runs
+def test_two_processes_give_the_losses_of_one(one_process, two_processes, run):
+    one, two = outcome(one_process / run)["log"], outcome(two_processes / run)["log"]
+    assert len(one) == len(two) == 20
+    for first, second in zip(one, two, strict=True):
         for term in TERMS:
-            assert two[term] == pytest.approx(one[term], rel=1e-5), (one["step"], term)
+            assert second[term] == pytest.approx(first[term], rel=1e-5), (first["step"], term)
 
 
-def test_two_processes_give_the_bank_and_weights_of_one(one_process, two_processes):
-    one, two = one_process[2], two_processes[2]
-    assert one["bank.seen"].all() and (one["bank.seen"] == two["bank.seen"]).all()
-    for name in one:
-        assert (one[name].float() - two[name].float()).abs().max() < 1e-5, name
+@both_runs
+def test_two_processes_give_the_bank_and_weights_of_one(one_process, two_processes, run):
+    one, two = one_process / run / "checkpoint-20", two_processes / run / "checkpoint-20"
+    assert_same_weights(one / "model.safetensors", two / "model.safetensors", 1e-5)
 
 
-def test_two_processes_evaluate_like_one(one_process, two_processes):
-    for name in ("eval_accuracy", "eval_macro_f1", "eval_few"):
-        assert two_processes[1][name] == pytest.approx(one_process[1][name], abs=1e-6)
+def test_two_processes_average_the_weights_like_one(one_process, two_processes):
+    average = one_process / "mixed" / "checkpoint-20" / "ema.safetensors"
+    assert_same_weights(average, two_processes / "mixed" / "checkpoint-20" / "ema.safetensors", 1e-5)
+    assert_same_weights(average, two_processes / "mixed" / "model.safetensors", 1e-5)
 
 
-def test_killed_run_resumes_to_the_weights_of_an_undisturbed_one(two_processes, tmp_path):
-    launch(tmp_path, 2, "--kill-at", "20", fails=True)
-    assert not (tmp_path / "log.json").exists() and (tmp_path / "checkpoint-17").exists()
-    log, _, weights = outcome(launch(tmp_path, 2, "--resume"))
-    assert [entry["step"] for entry in log] == list(range(1, 41))
-    for name, undisturbed in two_processes[2].items():
-        assert (weights[name].float() - undisturbed.float()).abs().max() < 1e-6, name
+@both_runs
+def test_two_processes_evaluate_like_one(one_process, two_processes, run):
+    one, two = outcome(one_process / run)["metrics"], outcome(two_processes / run)["metrics"]
+    for name in ("eval_loss", "eval_accuracy", "eval_macro_f1", "eval_few", "eval_ece"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+
+
+def test_killed_run_resumes_to_the_weights_and_the_average_of_an_undisturbed_one(two_processes):
+    undisturbed, killed = two_processes / "mixed", two_processes / "killed"
+    assert outcome(killed)["restarts"] == 1
+    assert [entry["step"] for entry in outcome(killed)["log"]] == list(range(1, 21))
+    for file in ("checkpoint-20/model.safetensors", "checkpoint-20/ema.safetensors", "model.safetensors"):
+        assert_same_weights(undisturbed / file, killed / file, 1e-6)

@@ -1,6 +1,7 @@
 """Long-tailed data: counts and subsets, sources, transforms, samplers, mixing."""
 
 from bce3s_hf.data.image_dataset import ImageDataset
+from bce3s_hf.data.lists import load_lists
 from bce3s_hf.data.long_tail import SplitManifest, long_tail_counts, make_long_tailed
 from bce3s_hf.data.samplers import Draw, DrawSampler, LongTailSampler
 from bce3s_hf.data.sources import load_images
@@ -14,6 +15,7 @@ __all__ = [
     "SplitManifest",
     "eval_transform",
     "load_images",
+    "load_lists",
     "long_tail_counts",
     "make_long_tailed",
     "train_transform",

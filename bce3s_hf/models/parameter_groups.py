@@ -39,7 +39,7 @@ def layer_decay_groups(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and not name.startswith(prefix)
     }
-    for decay in (weight_decay, 0.0):
-        members = [parameter for name, parameter in heads.items() if (decay if name in decayed else 0.0) == decay]
-        groups.append({"params": members, "lr": learning_rate, "weight_decay": decay})
+    for decays in (True, False):
+        members = [parameter for name, parameter in heads.items() if (name in decayed) == decays]
+        groups.append({"params": members, "lr": learning_rate, "weight_decay": weight_decay if decays else 0.0})
     return groups

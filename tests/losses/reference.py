@@ -1,5 +1,6 @@
 """The losses of METHOD once more, sample by sample and class by class in Python floats, and a comparison with them.
 
+A loss's form is "bce", "ce", or "positive" for BCE whose soft targets cost only what draws their logit up.
 Nothing of the package is imported; gradients are central differences.
 """
 
@@ -22,6 +23,10 @@ def dot(u, v):
     return sum(a * b for a, b in zip(u, v, strict=True))
 
 
+def unit(v):
+    return [a / math.sqrt(dot(v, v)) for a in v]
+
+
 def cosine(u, v):
     return dot(u, v) / math.sqrt(dot(u, u) * dot(v, v))
 
@@ -30,23 +35,40 @@ def bce(row, target, kept):
     return sum(target[j] * softplus(-row[j]) + (1 - target[j]) * softplus(row[j]) for j in kept)
 
 
+def positive(row, target, kept):
+    return sum(target[j] * softplus(-row[j]) if target[j] > 0 else softplus(row[j]) for j in kept)
+
+
 def ce(row, target, kept):
     return -sum(target[j] * math.log(1 / sum(math.exp(row[k] - row[j]) for k in kept)) for j in kept)
 
 
-COST = {"bce": bce, "ce": ce}
+COST = {"bce": bce, "positive": positive, "ce": ce}
 
 
 def soft_row(target, num_classes):
     return target if isinstance(target, list) else [float(j == target) for j in range(num_classes)]
 
 
-def joint(form, features, weight, bias, targets, classes=None):
+def joint(
+    form,
+    features,
+    weight,
+    bias,
+    targets,
+    classes=None,
+    class_weights=None,
+    normalize_classifier=True,
+    normalize_features=False,
+):
     kept = range(len(weight)) if classes is None else classes
+    vectors = [unit(w) for w in weight] if normalize_classifier else weight
     total = 0.0
-    for x, target in zip(features, targets, strict=True):
-        row = [dot(w, x) / math.sqrt(dot(w, w)) + b for w, b in zip(weight, bias, strict=True)]
-        total += COST[form](row, soft_row(target, len(weight)), kept)
+    for sample, target in zip(features, targets, strict=True):
+        x, shares = unit(sample) if normalize_features else sample, soft_row(target, len(weight))
+        row = [dot(w, x) + b for w, b in zip(vectors, bias, strict=True)]
+        factor = 1 if class_weights is None else dot(shares, class_weights)
+        total += factor * COST[form](row, shares, kept)
     return total / len(features)
 
 

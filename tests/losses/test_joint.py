@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -14,9 +15,21 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 LABELS = torch.tensor([3, 1, 3, 0])
 KEPT = torch.tensor([0, 1, 3])
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
+LOSSES = {**JOINT_LOSSES, "positive": partial(bce_joint_loss, soft_targets="positive")}
 
-every_form = pytest.mark.parametrize("form", JOINT_LOSSES)
+every_form = pytest.mark.parametrize("form", LOSSES)
 hard_and_soft = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+all_and_kept = pytest.mark.parametrize("some", [False, True], ids=["all", "kept"])
+other_normalisations = pytest.mark.parametrize(
+    "normalisation",
+    [
+        {"normalize_classifier": False},
+        {"normalize_features": True},
+        {"normalize_classifier": False, "normalize_features": True},
+    ],
+    ids=["neither", "both", "features"],
+)
 
 
 def draw(batch=4, num_classes=5, dtype=torch.float64):
@@ -52,38 +65,45 @@ def test_logits_normalise_the_classifier_only(hand):
         ("bce", [0], softplus(-3) + softplus(1) + softplus(-5)),
         ("bce", [2], softplus(3) + softplus(1) + softplus(5)),
         ("bce", [[0.5, 0.25, 0.0]], 1.5 + softplus(-3) + 0.75 + softplus(-1) + softplus(-5)),
+        ("positive", [0], softplus(-3) + softplus(1) + softplus(-5)),
+        ("positive", [[0.5, 0.25, 0.0]], 0.5 * softplus(-3) + 0.25 * softplus(-1) + softplus(-5)),
         ("ce", [0], math.log(1 + math.exp(-2) + math.exp(-8))),
         ("ce", [2], math.log(1 + math.exp(6) + math.exp(8))),
         ("ce", [[0.5, 0.5, 0.0]], 1 + math.log(1 + math.exp(-2) + math.exp(-8))),
     ],
 )
 def test_hand_numbers(hand, form, targets, expected):
-    assert JOINT_LOSSES[form](*hand, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-12)
+    assert LOSSES[form](*hand, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("form", "expected"), [("bce", softplus(-3) + softplus(-5)), ("ce", math.log(1 + math.exp(-8)))]
+    ("form", "expected"),
+    [
+        ("bce", softplus(-3) + softplus(-5)),
+        ("positive", softplus(-3) + softplus(-5)),
+        ("ce", math.log(1 + math.exp(-8))),
+    ],
 )
 def test_hand_numbers_over_kept_classes(hand, form, expected):
-    value = JOINT_LOSSES[form](*hand, torch.tensor([0]), classes=torch.tensor([0, 2]))
+    value = LOSSES[form](*hand, torch.tensor([0]), classes=torch.tensor([0, 2]))
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("form", "expected"), [("bce", 8142 * math.log(2)), ("ce", math.log(8142))])
 def test_start_without_any_evidence(form, expected):
-    value = JOINT_LOSSES[form](torch.zeros(2, 3), torch.ones(8142, 3), None, torch.tensor([0, 8141]))
+    value = LOSSES[form](torch.zeros(2, 3), torch.ones(8142, 3), None, torch.tensor([0, 8141]))
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 @every_form
 @hard_and_soft
-@pytest.mark.parametrize("some", [False, True], ids=["all", "kept"])
+@all_and_kept
 @pytest.mark.parametrize(("batch", "num_classes"), [(4, 5), (1, 5), (4, 2), (1, 2)])
 def test_value_and_gradients_match_reference(form, soft, some, batch, num_classes):
     targets = draw_targets(soft, batch, num_classes)
     classes = KEPT[KEPT < num_classes] if some else None
     assert_matches(
-        lambda *tensors: JOINT_LOSSES[form](*tensors, targets, classes=classes),
+        lambda *tensors: LOSSES[form](*tensors, targets, classes=classes),
         lambda *lists: joint(form, *lists, targets.tolist(), classes.tolist() if some else None),
         *draw(batch, num_classes),
     )
@@ -94,12 +114,124 @@ def test_value_and_gradients_match_reference(form, soft, some, batch, num_classe
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_precision_is_near_the_reference(form, soft, dtype):
     tensors, targets = draw(dtype=dtype), draw_targets(soft, dtype=dtype)
-    assert JOINT_LOSSES[form](*tensors, targets).dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert LOSSES[form](*tensors, targets).dtype == (dtype if dtype == torch.float64 else torch.float32)
     assert_matches(
-        lambda *tensors: JOINT_LOSSES[form](*tensors, targets),
+        lambda *tensors: LOSSES[form](*tensors, targets),
         lambda *lists: joint(form, *lists, targets.tolist()),
         *tensors,
     )
+
+
+@every_form
+@hard_and_soft
+@all_and_kept
+@other_normalisations
+def test_weights_and_normalisation_match_reference(form, soft, some, normalisation):
+    targets, classes, class_weights = draw_targets(soft), KEPT if some else None, WEIGHTS.double()
+    assert_matches(
+        lambda *tensors: LOSSES[form](
+            *tensors, targets, classes=classes, class_weights=class_weights, **normalisation
+        ),
+        lambda *lists: joint(
+            form, *lists, targets.tolist(), KEPT.tolist() if some else None, WEIGHTS.tolist(), **normalisation
+        ),
+        *draw(),
+    )
+
+
+@every_form
+@hard_and_soft
+@other_normalisations
+@pytest.mark.parametrize("dtype", HALVES)
+def test_weights_and_normalisation_in_half_precision(form, soft, normalisation, dtype):
+    tensors, targets = draw(dtype=dtype), draw_targets(soft, dtype=dtype)
+    loss = partial(LOSSES[form], targets=targets, class_weights=WEIGHTS, **normalisation)
+    assert loss(*tensors).dtype == torch.float32
+    assert_matches(
+        loss,
+        lambda *lists: joint(form, *lists, targets.tolist(), None, WEIGHTS.tolist(), **normalisation),
+        *tensors,
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "factor"), [([0], 2), ([2], 4), ([[0.0, 0.0, 1.0]], 4), ([[0.5, 0.25, 0.0]], 1 + 0.125)]
+)
+@every_form
+def test_class_weight_multiplies_a_sample_by_its_classes(hand, form, targets, factor):
+    targets, class_weights = torch.tensor(targets), torch.tensor([2, 0.5, 4], dtype=torch.float64)
+    value = LOSSES[form](*hand, targets, class_weights=class_weights)
+    assert value.item() == pytest.approx(factor * LOSSES[form](*hand, targets).item(), rel=1e-6)
+
+
+@every_form
+@pytest.mark.parametrize(("label", "factor"), [(0, 2), (2, 4)])
+def test_class_weights_go_by_all_classes_where_some_are_kept(hand, form, label, factor):
+    targets, classes, class_weights = torch.tensor([label]), torch.tensor([0, 2]), torch.tensor([2, 0.5, 4])
+    value = LOSSES[form](*hand, targets, classes=classes, class_weights=class_weights)
+    assert value.item() == pytest.approx(factor * LOSSES[form](*hand, targets, classes=classes).item(), rel=1e-12)
+
+
+@every_form
+def test_weighted_losses_are_divided_by_the_number_of_samples(hand, form):
+    features, weight, bias = hand
+    first, second = (LOSSES[form](*hand, torch.tensor([label])).item() for label in (0, 1))
+    value = LOSSES[form](
+        features.repeat(2, 1), weight, bias, torch.tensor([0, 1]), class_weights=torch.tensor([3.0, 0.5, 9.0])
+    )
+    assert value.item() == pytest.approx((3 * first + 0.5 * second) / 2, rel=1e-12)
+
+
+@every_form
+@hard_and_soft
+@pytest.mark.parametrize("class_weights", [torch.ones(4), torch.ones(5, 1), torch.ones(())], ids=str)
+def test_bad_class_weights_are_named(form, soft, class_weights):
+    with pytest.raises(ValueError, match=r"class_weights must have shape \(K,\) = \(5,\), got "):
+        LOSSES[form](*draw(), draw_targets(soft), class_weights=class_weights)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_does_not_round_the_class_weights_of_soft_targets(form, dtype):
+    features, weight, bias = torch.zeros(4, 3), torch.ones(5, 3), torch.linspace(-1, 1, 5)  # logits are exact
+    rows, class_weights = torch.eye(5)[LABELS], torch.tensor([0.1234567, 2.345678, 1, 0.7654321, 1])
+    expected = LOSSES[form](features, weight, bias, rows, class_weights=class_weights)
+    with torch.autocast("cpu", dtype):
+        value = LOSSES[form](features, weight, bias, rows, class_weights=class_weights)
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "logits"),
+    [
+        ({}, [3, 1, -5]),
+        ({"normalize_classifier": False}, [15, 1, -5]),
+        ({"normalize_features": True}, [0.6, 1, -1]),
+        ({"normalize_classifier": False, "normalize_features": True}, [3, 1, -1]),
+    ],
+    ids=str,
+)
+def test_logits_of_each_normalisation_by_hand(hand, normalisation, logits):
+    features, weight, bias = hand
+    assert normalized_linear(features, weight, bias, **normalisation).tolist() == [pytest.approx(logits)]
+    value = bce_joint_loss(*hand, torch.tensor([0]), **normalisation)
+    assert value.item() == pytest.approx(softplus(-logits[0]) + softplus(logits[1]) + softplus(logits[2]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [2.0**-8, 2.0**10])
+def test_length_of_normalised_features_changes_nothing(dtype, scale):
+    features, weight, bias = draw(dtype=dtype)
+    value = normalized_linear(features, weight, bias, normalize_features=True)
+    torch.testing.assert_close(normalized_linear(scale * features, weight, bias, normalize_features=True), value)
+
+
+def test_feature_of_zero_stays_zero_when_normalised():
+    bias = torch.tensor([1.0, -2.0])
+    features = torch.zeros(1, 3, requires_grad=True)
+    logits = normalized_linear(features, torch.ones(2, 3), bias, normalize_features=True)
+    logits.sum().backward()
+    assert logits.tolist() == [[1, -2]] and features.grad.isfinite().all()
 
 
 @every_form
@@ -107,8 +239,8 @@ def test_every_precision_is_near_the_reference(form, soft, dtype):
 def test_autocast_gives_float32(form, dtype):
     tensors = draw(dtype=torch.float32)
     with torch.autocast("cpu", dtype):
-        value = JOINT_LOSSES[form](*tensors, LABELS)
-    torch.testing.assert_close(value, JOINT_LOSSES[form](*tensors, LABELS), rtol=2e-2, atol=0)
+        value = LOSSES[form](*tensors, LABELS)
+    torch.testing.assert_close(value, LOSSES[form](*tensors, LABELS), rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,6 +250,7 @@ def test_autocast_gives_float32(form, dtype):
         ("bce", [0], 0, math.log(2), [0, 0, 0.5], [0, 0.5]),
         ("bce", [1], 2, math.log(2), [1, -1, 0.5], [2, 0.5]),
         ("bce", [[0.25, 0.75, 0.0]], 1.5, math.log(2), [0.75, -0.75, 0.5], [1.5, 0.5]),
+        ("positive", [[0.25, 0.75, 0.0]], 0.75, math.log(2), [0, -0.75, 0.5], [0.75, 0.5]),
         ("ce", [0], 0, 0, [0, 0, 0], [0, 0]),
         ("ce", [1], 2, 0, [1, -1, 0], [2, 0]),
         ("ce", [[0.25, 0.75, 0.0]], 1.5, 0, [0.75, -0.75, 0], [1.5, 0]),
@@ -127,7 +260,7 @@ def test_logits_of_ten_thousand_are_exact(dtype, form, targets, slope, constant,
     features = torch.tensor([[1e4, 0]], dtype=dtype)  # logits are a, -a and 0
     weight = torch.tensor([[1, 0], [-1, 0], [0, 1]], dtype=dtype)
     value, gradients = value_and_gradients(
-        lambda *tensors: JOINT_LOSSES[form](*tensors, torch.tensor(targets)),
+        lambda *tensors: LOSSES[form](*tensors, torch.tensor(targets)),
         features,
         weight,
         torch.zeros(3).to(dtype),
@@ -143,20 +276,18 @@ def test_logits_of_ten_thousand_are_exact(dtype, form, targets, slope, constant,
 @pytest.mark.parametrize("scale", [2.0**-12, 64.0])
 def test_length_of_classifier_vectors_changes_nothing_in_any_precision(form, dtype, scale):
     features, weight = torch.tensor([[3000, 4000]], dtype=dtype), torch.eye(2, dtype=dtype)
-    value = JOINT_LOSSES[form](features, weight, None, torch.tensor([0]))
-    torch.testing.assert_close(JOINT_LOSSES[form](features, scale * weight, None, torch.tensor([0])), value)
+    value = LOSSES[form](features, weight, None, torch.tensor([0]))
+    torch.testing.assert_close(LOSSES[form](features, scale * weight, None, torch.tensor([0])), value)
 
 
 @every_form
 @hard_and_soft
 def test_gradient_does_not_change_the_length_of_classifier_vectors(form, soft):
     features, weight, bias = draw()
-    _, (_, gradient, _) = value_and_gradients(
-        lambda *t: JOINT_LOSSES[form](*t, draw_targets(soft)), features, weight, bias
-    )
+    _, (_, gradient, _) = value_and_gradients(lambda *t: LOSSES[form](*t, draw_targets(soft)), features, weight, bias)
     lengths = torch.tensor([0.01, 0.5, 1, 3, 100], dtype=torch.float64)[:, None]
     _, (_, scaled, _) = value_and_gradients(
-        lambda *t: JOINT_LOSSES[form](*t, draw_targets(soft)), features, lengths * weight, bias
+        lambda *t: LOSSES[form](*t, draw_targets(soft)), features, lengths * weight, bias
     )
     torch.testing.assert_close((gradient * weight).sum(dim=1), torch.zeros(5, dtype=torch.float64))
     torch.testing.assert_close(scaled * lengths, gradient)
@@ -169,8 +300,8 @@ def test_order_of_classes_does_not_matter(form, soft):
     order = torch.tensor([4, 2, 0, 3, 1])
     targets = draw_targets(soft)
     moved = targets[:, order] if soft else order.argsort()[targets]
-    value = JOINT_LOSSES[form](features, weight, bias, targets)
-    torch.testing.assert_close(JOINT_LOSSES[form](features, weight[order], bias[order], moved), value)
+    value = LOSSES[form](features, weight, bias, targets)
+    torch.testing.assert_close(LOSSES[form](features, weight[order], bias[order], moved), value)
 
 
 @every_form
@@ -178,22 +309,22 @@ def test_order_of_classes_does_not_matter(form, soft):
 def test_order_of_samples_does_not_matter(form, soft):
     features, weight, bias = draw()
     order, targets = torch.tensor([2, 0, 3, 1]), draw_targets(soft)
-    value = JOINT_LOSSES[form](features, weight, bias, targets)
-    torch.testing.assert_close(JOINT_LOSSES[form](features[order], weight, bias, targets[order]), value)
+    value = LOSSES[form](features, weight, bias, targets)
+    torch.testing.assert_close(LOSSES[form](features[order], weight, bias, targets[order]), value)
 
 
 @every_form
 def test_no_bias_is_a_bias_of_zero(form):
     features, weight, bias = draw()
     for classes in (None, KEPT):
-        value = JOINT_LOSSES[form](features, weight, None, LABELS, classes=classes)
-        assert value == JOINT_LOSSES[form](features, weight, torch.zeros_like(bias), LABELS, classes=classes)
+        value = LOSSES[form](features, weight, None, LABELS, classes=classes)
+        assert value == LOSSES[form](features, weight, torch.zeros_like(bias), LABELS, classes=classes)
 
 
 @every_form
 def test_one_hot_rows_cost_what_labels_cost(form):
     tensors, rows = draw(), torch.eye(5, dtype=torch.float64)[LABELS]
-    torch.testing.assert_close(JOINT_LOSSES[form](*tensors, rows), JOINT_LOSSES[form](*tensors, LABELS))
+    torch.testing.assert_close(LOSSES[form](*tensors, rows), LOSSES[form](*tensors, LABELS))
 
 
 def bias_gradient(loss, logits, label, classes=None):
@@ -238,7 +369,7 @@ def test_bad_tensors_are_named(form, index, value, message):
     tensors = draw(dtype=torch.float32)
     tensors[index] = value
     with pytest.raises(ValueError, match=message):
-        JOINT_LOSSES[form](*tensors, LABELS)
+        LOSSES[form](*tensors, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +385,7 @@ def test_bad_tensors_are_named(form, index, value, message):
 @every_form
 def test_bad_classes_are_named(form, soft, classes, message):
     with pytest.raises(ValueError, match=message):
-        JOINT_LOSSES[form](*draw(), draw_targets(soft), classes=classes)
+        LOSSES[form](*draw(), draw_targets(soft), classes=classes)
 
 
 def generator(seed=0):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
+from transformers.utils import find_labels
 
 from bce3s_hf.losses import (
     bce_contrastive_loss,
@@ -29,6 +30,7 @@ UNIFORMITY = {"bce": bce_uniformity_loss, "ce": ce_uniformity_loss}
 LABELS = torch.tensor([0, 1, 2, 1, 4, 0])
 SOFT_LABELS = 0.7 * F.one_hot(LABELS, 5) + 0.2 * F.one_hot(LABELS.flip(0), 5)
 CLASSES = torch.tensor([0, 1, 2, 4])
+CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
 SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]}
 
 saved_models = pytest.mark.parametrize(
@@ -54,9 +56,20 @@ def build(name="resnet20_cifar", image_size=8, **settings):
     return model
 
 
-def images(model):
-    shape = len(LABELS), *model.config.data_config["input_size"]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+def images(model, count=6, seed=1):
+    shape = count, *model.config.data_config["input_size"]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mixed_images(model, count):
+    """Images [M, C, H, W] and soft labels [M, 5] of two classes each, whose rows sum to one."""
+    first, second = torch.arange(count) % 5, (3 * torch.arange(count) + 1) % 5
+    return images(model, count, seed=2), 0.6 * F.one_hot(first, 5) + 0.4 * F.one_hot(second, 5)
+
+
+def run_mixed(model, count, **kwargs):
+    mixed, mixed_targets = mixed_images(model, count)
+    return model(torch.cat([images(model), mixed]), labels=LABELS, mixed_targets=mixed_targets, **kwargs)
 
 
 def run(model, labels=None, **kwargs):
@@ -134,6 +147,7 @@ def test_loss_is_the_weighted_sum_of_the_pure_functions(joint, contrastive, unif
         {"uniformity": "none"},
         {"projection_dim": 4},
         {"lambda_ss": 0.5},
+        {"contrastive_reduction": "mean"},
         {"lambda_cc": 0.5},
         {"contrastive_temperature": 0.2},
     ],
@@ -143,6 +157,55 @@ def test_every_setting_changes_the_loss_and_no_logit(change):
     plain, changed = run(build().eval(), LABELS), run(build(**change).eval(), LABELS)
     torch.testing.assert_close(changed.logits, plain.logits)
     assert abs(changed.loss - plain.loss) > 1e-3
+
+
+def test_soft_target_setting_changes_bce_losses_of_soft_labels_only():
+    plain, changed = build().eval(), build(soft_targets="positive").eval()
+    for labels, differ in ((LABELS, False), (SOFT_LABELS, True)):
+        expected, output = run(plain, labels), run(changed, labels)
+        assert (output.loss_joint < expected.loss_joint - 1e-3) == differ
+        assert (output.loss_contrastive < expected.loss_contrastive - 1e-3) == differ
+        torch.testing.assert_close(output.loss_uniformity, expected.loss_uniformity)
+    output = run(changed, SOFT_LABELS, output_features=True)
+    weight, bias = changed.classifier.weight, changed.classifier.bias
+    expected = bce_joint_loss(output.features, weight, bias, SOFT_LABELS, soft_targets="positive")
+    torch.testing.assert_close(output.loss_joint, expected)
+    prototypes, seen = bank_of(changed)
+    expected = bce_contrastive_loss(output.projections, prototypes, SOFT_LABELS, seen=seen, soft_targets="positive")
+    torch.testing.assert_close(output.loss_contrastive, expected)
+
+
+@pytest.mark.parametrize("normalize_classifier", [True, False])
+@pytest.mark.parametrize("normalize_features", [True, False])
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+def test_normalisation_reaches_logits_and_loss_alike(joint, normalize_classifier, normalize_features):
+    chosen = {"normalize_classifier": normalize_classifier, "normalize_features": normalize_features}
+    model = build(joint=joint, **chosen).eval()
+    output = run(model, LABELS, output_features=True)
+    weight, bias = model.classifier.weight, model.classifier.bias
+    x = F.normalize(output.features) if normalize_features else output.features
+    logits = F.linear(x, F.normalize(weight) if normalize_classifier else weight, bias)
+    torch.testing.assert_close(output.logits, logits)
+    targets = F.one_hot(LABELS, 5).float()
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(LABELS)
+    expected = bce if joint == "bce" else F.cross_entropy(logits, LABELS)
+    torch.testing.assert_close(output.loss_joint, expected)
+    torch.testing.assert_close(output.loss_uniformity, bce_uniformity_loss(weight))
+    if chosen != {"normalize_classifier": True, "normalize_features": False}:
+        assert (run(build(joint=joint).eval()).logits - logits).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+@pytest.mark.parametrize("labels", [LABELS, SOFT_LABELS], ids=["hard", "soft"])
+def test_class_weights_change_the_joint_loss_only(joint, labels):
+    model = build(joint=joint).eval()
+    plain, weighted = run(model, labels), run(model, labels, class_weights=CLASS_WEIGHTS)
+    single = torch.stack(
+        [model(image[None], labels=label[None]).loss_joint for image, label in zip(images(model), labels, strict=True)]
+    )
+    factors = F.one_hot(labels, 5).float() @ CLASS_WEIGHTS if labels is LABELS else labels @ CLASS_WEIGHTS
+    torch.testing.assert_close(weighted.loss_joint, (factors * single).mean())
+    torch.testing.assert_close(weighted.loss - weighted.loss_joint, plain.loss - plain.loss_joint)
 
 
 def test_sampled_classes_change_the_joint_loss_only():
@@ -171,6 +234,117 @@ def test_one_hot_labels_cost_what_hard_ones_do():
 def test_bad_labels_are_refused(labels, kwargs, message):
     with pytest.raises(ValueError, match=message):
         run(build(), labels, **kwargs)
+
+
+def test_fewer_labels_than_images_are_refused_without_contrastive_loss():
+    with pytest.raises(ValueError, match=r"hard targets must have shape .* = \(6,\), got \(3,\)"):
+        run(build(contrastive="none"), LABELS[:3])
+
+
+@pytest.mark.parametrize("count", [3, 6, 12])
+@pytest.mark.parametrize("form", ["bce", "ce"])
+def test_losses_with_mixed_images_are_means_over_single_images(form, count):
+    model = build(joint=form, contrastive=form, uniformity=form).eval()
+    output = run_mixed(model, count, classes=CLASSES, class_weights=CLASS_WEIGHTS, output_features=True)
+    plain, (mixed, mixed_targets) = images(model), mixed_images(model, count)
+    alone = [
+        model(image[None], labels=label[None], classes=CLASSES, class_weights=CLASS_WEIGHTS)
+        for image, label in zip(plain, LABELS, strict=True)
+    ]
+    views = [
+        model(image[None], labels=target[None], class_weights=CLASS_WEIGHTS)
+        for image, target in zip(mixed, mixed_targets, strict=True)
+    ]
+    joint = torch.stack([single.loss_joint for single in alone + views]).mean()
+    contrastive = torch.stack([single.loss_contrastive for single in views]).mean()
+    torch.testing.assert_close(output.loss_joint, joint)
+    torch.testing.assert_close(output.loss_contrastive, contrastive)
+    torch.testing.assert_close(output.loss_uniformity, UNIFORMITY[form](model.classifier.weight))
+    torch.testing.assert_close(output.loss, joint + 0.1 * contrastive + output.loss_uniformity)
+    torch.testing.assert_close(output.logits, torch.cat([model(plain).logits, model(mixed).logits]))
+    torch.testing.assert_close(output.projections, torch.cat([single.projections for single in alone]))
+    assert output.features.shape == (6 + count, model.backbone.num_features)
+
+
+def pixel_gradients(model, count, **kwargs):
+    """Of the joint and of the contrastive loss, by image, with a full bank."""
+    model.update_bank(torch.randn(5, 8, generator=torch.Generator().manual_seed(3)), torch.arange(5))
+    mixed, mixed_targets = mixed_images(model, count)
+    pixels = torch.cat([images(model), mixed]).requires_grad_()
+    output = model(pixels, labels=LABELS, mixed_targets=mixed_targets, **kwargs)
+    terms = output.loss_joint, output.loss_contrastive
+    found = [torch.autograd.grad(term, pixels, retain_graph=True)[0] for term in terms]
+    return [gradient.flatten(1).norm(dim=1) for gradient in found]
+
+
+def test_plain_images_count_in_the_joint_loss_and_only_mixed_ones_in_the_contrastive():
+    joint, contrastive = pixel_gradients(build().eval(), 12)
+    assert (joint > 0).all()
+    assert not contrastive[:6].any() and (contrastive[6:] > 0).all()
+
+
+@pytest.mark.parametrize("count", [3, 12])
+@pytest.mark.parametrize("form", ["bce", "ce"])
+def test_without_plain_view_only_mixed_images_count(form, count):
+    model = build(joint=form, contrastive=form).eval()
+    both = run_mixed(model, count, classes=CLASSES)
+    mixed_only = run_mixed(model, count, classes=CLASSES, plain_view=False)
+    mixed, mixed_targets = mixed_images(model, count)
+    torch.testing.assert_close(mixed_only.loss_joint, model(mixed, labels=mixed_targets).loss_joint)
+    for name in ("loss_contrastive", "loss_uniformity", "logits", "projections"):
+        torch.testing.assert_close(mixed_only[name], both[name], rtol=0, atol=0)
+    assert mixed_only.projections.shape == (6, 8)
+    joint, contrastive = pixel_gradients(model, count, plain_view=False)
+    assert not joint[:6].any() and (joint[6:] > 0).all()
+    assert not contrastive[:6].any() and (contrastive[6:] > 0).all()
+
+
+def test_plain_view_means_nothing_without_mixed_images():
+    model = build().eval()
+    torch.testing.assert_close(run(model, LABELS, plain_view=False).loss, run(model, LABELS).loss)
+
+
+def test_mixed_images_need_no_contrastive_loss():
+    model = build(contrastive="none").eval()
+    output = run_mixed(model, 6)
+    assert output.projections is None and output.loss_contrastive is None
+    torch.testing.assert_close(output.loss_joint, run_mixed(build().eval(), 6).loss_joint)
+
+
+def test_statistics_of_batch_norm_come_from_all_images():
+    model = build().train()
+    run_mixed(model, 12)
+    other = build().train()
+    other(torch.cat([images(other), mixed_images(other, 12)[0]]))
+    torch.testing.assert_close(dict(model.named_buffers()), dict(other.named_buffers()), rtol=0, atol=0)
+
+
+def test_hard_labels_after_mixed_training_are_evaluated_as_ever():
+    model = build(soft_targets="positive", contrastive_reduction="mean")
+    output = run_mixed(model.train(), 12)
+    output.loss.backward()
+    model.update_bank(output.projections, LABELS)
+    evaluated = run(model.eval(), LABELS)
+    expected = bce_joint_loss(
+        run(model, output_features=True).features, model.classifier.weight, model.classifier.bias, LABELS
+    )
+    torch.testing.assert_close(evaluated.loss_joint, expected)
+    scale = 0.1 / 5
+    total = evaluated.loss_joint + scale * evaluated.loss_contrastive + evaluated.loss_uniformity
+    torch.testing.assert_close(evaluated.loss, total)
+
+
+@pytest.mark.parametrize("targets", [torch.full((11, 5), 0.2), torch.full((12, 4), 0.25)], ids=["M", "K"])
+@pytest.mark.parametrize("contrastive", ["bce", "none"])
+def test_mixed_targets_must_fit(contrastive, targets):
+    model = build(contrastive=contrastive)
+    pixels = torch.cat([images(model), mixed_images(model, 12)[0]])
+    with pytest.raises(ValueError, match=r"soft targets must have shape \(B, K\) = \(12, 5\), got"):
+        model(pixels, labels=LABELS, mixed_targets=targets)
+
+
+def test_transformers_takes_labels_only_for_labels():
+    assert find_labels(BCE3SForImageClassification) == ["labels"]
 
 
 def test_projection_dim_is_that_of_projector_and_bank():
@@ -221,6 +395,98 @@ def test_empty_bank_gives_the_projector_zero_gradients_not_none():
     found = gradients(model)
     assert run(model, LABELS).loss_contrastive == 0
     assert all(not found[f"projector.{name}"].any() for name, _ in model.projector.named_parameters())
+
+
+def frozen(**settings):
+    """Model of which only the classifier learns, with dropout and drop path in its backbone."""
+    dropping = {"drop_rate": 0.5, "drop_path_rate": 0.5}
+    model = build(**{"backbone_kwargs": dropping, **settings})
+    model.train_only_classifier()
+    return model
+
+
+def test_only_the_classifier_learns_and_nothing_else_moves_by_a_bit():
+    model = frozen().train()
+    before = copy.deepcopy(model.state_dict())
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=0.01)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        output = run(model.train(), LABELS)
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    after = model.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert any("num_batches_tracked" in name for name in before) and losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("resnet20_cifar", 8), ("test_vit", 32)])
+def test_frozen_backbone_drops_nothing_in_training(name, image_size):
+    model = frozen(name=name, image_size=image_size)
+    expected = run(model.eval(), LABELS, output_features=True)
+    for _ in range(2):
+        output = run(model.train(), LABELS, output_features=True)
+        assert torch.equal(output.features, expected.features)
+    assert not output.features.requires_grad and output.logits.requires_grad
+    dropping = build(name, image_size, backbone_kwargs={"drop_rate": 0.5, "drop_path_rate": 0.5}).train()
+    assert not torch.allclose(run(dropping, output_features=True).features, expected.features)
+
+
+def test_frozen_backbone_stays_in_evaluation_mode():
+    model = build().eval()
+    model.train_only_classifier()
+    assert not any(module.training for module in model.modules())
+    for mode in (True, False, True):
+        assert model.train(mode) is model
+        assert model.training == model.classifier.training == mode
+        assert not any(module.training for module in model.backbone.modules())
+    model = build().train()
+    model.train_only_classifier()
+    assert model.training and not any(module.training for module in model.backbone.modules())
+
+
+def test_training_of_the_whole_model_sets_its_backbone_in_training_mode():
+    model = build().eval().train()
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("settings", [{}, {"contrastive": "ce", "joint": "ce"}, {"contrastive": "none"}], ids=str)
+def test_classifier_alone_has_only_the_joint_loss(settings):
+    whole, model = build(**settings).eval(), frozen(**settings)
+    output = run(model.train(), LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
+    assert set(output) == {"loss", "loss_joint", "logits"}
+    expected = run(whole, LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
+    torch.testing.assert_close(output.loss_joint, expected.loss_joint)
+    assert torch.equal(output.loss, output.loss_joint)
+    assert model.loss_scales() == {"loss_joint": 1.0}
+    assert whole.loss_scales() == whole.config.loss_scales()
+    assert model.config.loss_scales() == whole.config.loss_scales()
+
+
+def test_gradient_of_the_classifier_is_that_of_the_joint_loss():
+    model = frozen().train()
+    run(model, LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS).loss.backward()
+    reference = build().eval()
+    run(reference, LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS).loss_joint.backward()
+    torch.testing.assert_close(model.classifier.weight.grad, reference.classifier.weight.grad)
+    torch.testing.assert_close(model.classifier.bias.grad, reference.classifier.bias.grad)
+
+
+def test_saved_after_the_second_stage_the_model_is_whole(tmp_path):
+    model = frozen()
+    model.save_pretrained(tmp_path)
+    loaded = BCE3SForImageClassification.from_pretrained(tmp_path)
+    assert_same_state(loaded, model)
+    assert not loaded.only_classifier and all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")  # renamed within 5.x
@@ -327,6 +593,8 @@ def test_grey_images_have_one_mean():
         ("resnet20_cifra", {}, "unknown backbone 'resnet20_cifra'.*resnet20_cifar"),
         ("resnet20_cifar", {"joint": "triplet"}, "joint must be one of bce, ce"),
         ("resnet20_cifar", {"lambda_cc": -1}, "lambda_cc must be at least 0"),
+        ("resnet20_cifar", {"soft_targets": "none"}, "soft_targets must be one of full, positive, got 'none'"),
+        ("resnet20_cifar", {"contrastive_reduction": "max"}, "contrastive_reduction must be one of sum, mean"),
     ],
 )
 def test_from_timm_refuses_nonsense(name, settings, message):
@@ -348,6 +616,29 @@ def test_saved_model_comes_back_whole(name, settings, loader, tmp_path):
     torch.testing.assert_close(run(loaded).logits, run(model).logits)
     assert loaded.bank.seen.tolist() == [True, True, False, False, True]
     assert {**loaded.config.to_dict(), "_name_or_path": ""} == {**model.config.to_dict(), "_name_or_path": ""}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalize_classifier": False},
+        {"normalize_features": True},
+        {"soft_targets": "positive"},
+        {"contrastive_reduction": "mean"},
+    ],
+    ids=str,
+)
+def test_saved_settings_act_in_the_loaded_model(settings, tmp_path):
+    model = build(**settings).eval()
+    model.save_pretrained(tmp_path)
+    loaded = BCE3SForImageClassification.from_pretrained(tmp_path)
+    ((name, value),) = settings.items()
+    assert getattr(loaded.config, name) == value
+    assert loaded.loss_scales() == model.loss_scales()
+    output, expected = run_mixed(loaded, 6), run_mixed(model, 6)
+    torch.testing.assert_close(output.loss, expected.loss)
+    torch.testing.assert_close(output.logits, expected.logits)
+    assert abs(output.loss - run_mixed(build().eval(), 6).loss) > 1e-3
 
 
 def test_saved_model_without_bank_comes_back_whole(tmp_path):

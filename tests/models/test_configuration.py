@@ -15,11 +15,16 @@ EVERY_SETTING_CHANGED = {
     "joint": "ce",
     "contrastive": "ce",
     "uniformity": "none",
+    "normalize_classifier": False,
+    "normalize_features": True,
+    "soft_targets": "positive",
     "projection_dim": 16,
     "lambda_ss": 0.25,
+    "contrastive_reduction": "mean",
     "lambda_cc": 0.5,
     "contrastive_temperature": 0.07,
     "class_counts": [30, 3],
+    "prior_bias": True,
     "data_config": {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.25]},
     "id2label": {0: "cat", 1: "dog"},
     "label2id": {"cat": 0, "dog": 1},
@@ -31,6 +36,8 @@ def test_defaults_are_those_of_the_authors_code():
     assert (config.joint, config.contrastive, config.uniformity) == ("bce", "bce", "bce")
     assert (config.lambda_ss, config.lambda_cc, config.contrastive_temperature) == (0.1, 1.0, 1.0)
     assert config.projection_dim == 128
+    assert (config.normalize_classifier, config.normalize_features) == (True, False)
+    assert (config.soft_targets, config.contrastive_reduction) == ("full", "sum")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +48,10 @@ def test_defaults_are_those_of_the_authors_code():
         ("contrastive", "triplet"),
         ("contrastive", None),
         ("uniformity", "BCE"),
+        ("soft_targets", "hard"),
+        ("soft_targets", None),
+        ("contrastive_reduction", "none"),
+        ("contrastive_reduction", "Mean"),
         ("projection_dim", 0),
         ("lambda_ss", -0.1),
         ("lambda_ss", math.nan),
@@ -93,3 +104,20 @@ def test_configurations_share_no_state():
 )
 def test_loss_scales_name_the_terms_in_use(settings, expected):
     assert BCE3SConfig(lambda_ss=0.3, lambda_cc=0.7, **settings).loss_scales() == expected
+
+
+@pytest.mark.parametrize("num_classes", [2, 100, 8142])
+@pytest.mark.parametrize("form", ["bce", "ce"])
+def test_mean_reduction_divides_lambda_ss_by_the_classes(form, num_classes):
+    settings = {"contrastive": form, "lambda_ss": 0.3, "lambda_cc": 0.7, "num_labels": num_classes}
+    assert BCE3SConfig(**settings).loss_scales()["loss_contrastive"] == 0.3
+    assert BCE3SConfig(**settings, contrastive_reduction="mean").loss_scales() == {
+        "loss_joint": 1.0,
+        "loss_contrastive": pytest.approx(0.3 / num_classes),
+        "loss_uniformity": 0.7,
+    }
+
+
+def test_mean_reduction_needs_no_contrastive_loss():
+    config = BCE3SConfig(contrastive="none", contrastive_reduction="mean")
+    assert config.loss_scales() == {"loss_joint": 1.0, "loss_uniformity": 1.0}

@@ -53,6 +53,24 @@ def test_gradient_turns_a_classifier_vector_without_stretching_it(classifier, fe
     torch.testing.assert_close((classifier.weight.grad * classifier.weight).sum(dim=1), torch.zeros(5))
 
 
+@pytest.mark.parametrize("normalize_classifier", [True, False])
+@pytest.mark.parametrize("normalize_features", [True, False])
+def test_either_normalisation_can_be_chosen(features, normalize_classifier, normalize_features):
+    chosen = {"normalize_classifier": normalize_classifier, "normalize_features": normalize_features}
+    classifier = NormalizedLinear(6, 5, **chosen)
+    torch.nn.init.normal_(classifier.bias)
+    x = features / features.norm(dim=1, keepdim=True) if normalize_features else features
+    w = classifier.weight / classifier.weight.norm(dim=1, keepdim=True) if normalize_classifier else classifier.weight
+    torch.testing.assert_close(classifier(features), x @ w.T + classifier.bias)
+    assert classifier.normalisation == chosen
+    assert classifier.state_dict().keys() == {"weight", "bias"}
+
+
+def test_unnormalised_classifier_is_a_linear_layer(features):
+    classifier = NormalizedLinear(6, 5, normalize_classifier=False)
+    torch.testing.assert_close(classifier(features), F.linear(features, classifier.weight, classifier.bias))
+
+
 def test_bias_starts_at_zero_and_vectors_do_not(classifier):
     classifier.reset_parameters()
     assert not classifier.bias.any()
