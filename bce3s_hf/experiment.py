@@ -196,7 +196,6 @@ def measure(trainer: BCE3STrainer) -> RunResult:
 def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[str, Any]:
     """Figures of a run, with all that is needed to repeat them."""
     config, args = trainer.model.config, trainer.args
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     chosen = {name: getattr(args, name) for name in BCE3STrainingArguments.__annotations__}
     return {
         "command": " ".join(["python", *sys.argv]),
@@ -214,9 +213,17 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
         "lists": splits.lists,
         "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],
-        "hardware": f"{args.world_size} x {torch.cuda.get_device_name() if args.device.type == 'cuda' else cpu}",
-        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
+        **environment(args.world_size, args.device),
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def environment(processes: int, device: torch.device) -> dict[str, Any]:
+    """Hardware and versions, for a record."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return {
+        "hardware": f"{processes} x {torch.cuda.get_device_name() if device.type == 'cuda' else cpu}",
+        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
     }
 
 

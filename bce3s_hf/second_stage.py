@@ -20,6 +20,13 @@ TRAINED = ("class_balanced", "crt")
 
 
 @dataclass
+class CheckpointArguments:
+    """Which model the second stage starts from."""
+
+    checkpoint: str = field(metadata={"help": "Folder of the first stage's model, or its id on the Hub."})
+
+
+@dataclass
 class SecondStageArguments:
     """How the classifier is treated after the first stage.
 
@@ -108,7 +115,7 @@ def train_both_stages(default_config: Path) -> None:
     splits = load_splits(data_args)
     model = build_model(model_args, splits, args.seed)
     trainer = build_trainer(model, splits, args, data_args)
-    results = {model_args.backbone: run(trainer, splits)}
+    results = {model_args.backbone: run(trainer, splits, pretrained=model_args.pretrained, data=asdict(data_args))}
     results |= run_second_stage(args.output_dir, splits, args, data_args, stage)
     trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
     trainer.accelerator.print(f"\nSaved in {args.output_dir}")

@@ -87,10 +87,11 @@ class BCE3STrainer(Trainer):
             model.config.contrastive_reduction = args.contrastive_reduction
             model.config.lambda_cc = args.lambda_cc
             model.config.contrastive_temperature = args.contrastive_temperature
-        model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
         kwargs.setdefault("compute_metrics", self._long_tail_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        if not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
+            model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
         self.add_callback(_EpochCallback(self))
         if args.train_only_classifier:
             model.train_only_classifier()

@@ -1,6 +1,7 @@
 """Arguments of `BCE3STrainer`: those of transformers, and those of the method."""
 
 import math
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +126,11 @@ class BCE3STrainingArguments(TrainingArguments):
                 f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
             )
         super().__post_init__()
+        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        if started > self.world_size:
+            raise ValueError(
+                f"{started} processes were started, and each would train alone; on the CPU give use_cpu True"
+            )
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
 
     def _check_mixing(self) -> None:

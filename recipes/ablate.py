@@ -11,10 +11,12 @@ import argparse
 import json
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
+from accelerate import PartialState
+
 from bce3s_hf.ablation import ablation_table, read_plan, run_plan, summarise
+from bce3s_hf.experiment import environment
 
 
 def main() -> None:
@@ -38,7 +40,8 @@ def main() -> None:
         "settings": plan.settings,
         "rows": rows,
         "seconds": round(time.perf_counter() - start, 1),
-        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
+        "jobs": args.jobs,
+        **environment(1, PartialState().device),
     }
     (args.output_dir / "ablation.json").write_text(json.dumps(record, indent=1) + "\n")
     (args.output_dir / "ablation.md").write_text(table + "\n")

@@ -7,21 +7,13 @@ The data settings are those of the first stage. `--learning_rate` is that of crt
 `--second_stage_learning_rate`. Each result is saved in a folder of its method in `--output_dir`.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
 from bce3s_hf.arguments import DataArguments, parse_arguments
 from bce3s_hf.experiment import build_trainer, load_splits, measure
 from bce3s_hf.metrics import results_table
-from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
-
-
-@dataclass
-class CheckpointArguments:
-    """Which model."""
-
-    checkpoint: str = field(metadata={"help": "Folder of the first stage's model, or its id on the Hub."})
+from bce3s_hf.second_stage import CheckpointArguments, SecondStageArguments, run_second_stage
 
 
 def main() -> None:

@@ -1,12 +1,10 @@
 """Plans, their combinations, and the table of means and standard deviations."""
 
-import re
-
 import pytest
 import yaml
 from conftest import ROOT
 
-from bce3s_hf.ablation import Plan, ablation_table, read_plan, run_plan, summarise
+from bce3s_hf.ablation import Plan, ablation_table, read_plan, summarise
 
 PLAN = {"settings": {"dataset": "digits"}, "seeds": 2, "grid": [{"joint": ["ce", "bce"]}, {"negative_ratio": [0.5]}]}
 
@@ -86,15 +84,3 @@ def test_single_seed_has_no_deviation():
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("ablate_*.yaml")), ids=lambda path: path.stem)
 def test_plans_of_the_recipes_are_valid(path):
     assert len(read_plan(path).rows) >= 2
-
-
-def test_runs_repeat_and_differ_by_row(write, tmp_path):
-    settings = {"dataset": "digits", "imbalance_factor": 20, "backbone": "test_resnet", "image_size": 16}
-    settings |= {"max_steps": 2, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "learning_rate": 0.1}
-    plan = read_plan(write(settings=settings, seeds=1, grid=[{"joint": ["ce", "bce"]}]))
-    first, second = (
-        {row: metrics for row, _, metrics in run_plan(plan, tmp_path / name, jobs=1)} for name in ("one", "two")
-    )
-    assert first.keys() == {0, 1} and first[0]["loss"] != first[1]["loss"]
-    assert [first[row]["loss"] for row in (0, 1)] == [second[row]["loss"] for row in (0, 1)]
-    assert re.search("results.json", str(list((tmp_path / "one" / "1-0").iterdir())))

@@ -8,14 +8,27 @@ import pytest
 from conftest import ROOT
 from sklearn.datasets import load_digits
 
-from bce3s_hf.arguments import parse_arguments
+from bce3s_hf import BCE3STrainingArguments
+from bce3s_hf.ablation import ablation_table, read_plan
+from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.metrics import results_table
+from bce3s_hf.second_stage import METHODS, CheckpointArguments, SecondStageArguments
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = re.findall(
     r"^(?:python|accelerate launch) .*$", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S)), re.M
 )
+
+TRAINING = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
+SETTINGS = {
+    "recipes/train_cifar_lt.py": TRAINING,
+    "recipes/train_imagenet_lt.py": TRAINING,
+    "recipes/train_inaturalist.py": TRAINING,
+    "recipes/finetune_classifier.py": (CheckpointArguments, *TRAINING[1:]),
+    "recipes/evaluate.py": (EvaluationArguments, DataArguments),
+}
 
 
 def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -43,28 +56,51 @@ def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 def test_recipe_commands_parse(command, monkeypatch):
     words = shlex.split(command)
     recipe = next(word for word in words if word.endswith(".py"))
-    assert (ROOT / recipe).is_file()
-    config = ROOT / recipe.replace("train_", "").replace(".py", ".yaml")
     options = words[words.index(recipe) + 1 :]
+    assert (ROOT / recipe).is_file()
     monkeypatch.chdir(ROOT)
-    settings = {name: value for part in parse_arguments(config, options) for name, value in vars(part).items()}
+    if recipe not in SETTINGS:
+        return
+    config = ROOT / recipe.replace("train_", "").replace(".py", ".yaml")
+    parts = parse_arguments(config, options, SETTINGS[recipe])
+    settings = {name: value for part in parts for name, value in vars(part).items()}
     for name, value in zip(options[::2], options[1::2], strict=True):
         assert name == "--config" or str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").iterdir()), ids=lambda folder: folder.name)
-def test_tables_are_those_of_the_records(folder):
-    records = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("ce_joint", "bce3s")}
-    assert records["ce_joint"]["split"] == records["bce3s"]["split"]
-    assert records["ce_joint"]["epochs"] == records["bce3s"]["epochs"]
-    assert records["bce3s"]["split"]["sha256"] in README
-    named = zip(("CE joint", "BCE3S"), records.values(), strict=True)
-    assert results_table({name: record["metrics"] for name, record in named}) in README
+def record(path):
+    return json.loads((ROOT / "model_cards" / path).read_text())
+
+
+def test_digits_table_is_that_of_the_records():
+    records = {"CE joint": record("digits_lt/ce_joint.json"), "BCE3S": record("digits_lt/bce3s.json")}
+    assert len({str(content["split"]) + str(content["epochs"]) for content in records.values()}) == 1
+    assert records["BCE3S"]["split"]["sha256"] in README
+    assert results_table({name: content["metrics"] for name, content in records.items()}) in README
+
+
+def test_cifar_table_is_that_of_the_records():
+    rows = {}
+    for name, folder in {"CE joint": "ce_joint", "BCE3S": "bce3s"}.items():
+        content = record(f"cifar100_lt_short/{folder}.json")
+        assert content["split"]["sha256"] in README
+        rows[name] = content["metrics"]
+        for method in METHODS:
+            content = record(f"cifar100_lt_short/{folder}_{method}.json")
+            assert content["second_stage"]["method"] == method
+            rows[f"{name}, then {method}"] = content["metrics"]
+    assert results_table(rows) in README
+
+
+@pytest.mark.parametrize("name", ["ablation", "mixing"])
+def test_ablation_tables_are_those_of_the_records(name):
+    content = record(f"digits_lt/{name}.json")
+    assert ablation_table(content["rows"]) in README
+    plan = read_plan(ROOT / "recipes" / f"ablate_digits{'' if name == 'ablation' else '_mixing'}.yaml")
+    assert [row["settings"] for row in content["rows"]] == plan.rows and content["settings"] == plan.settings
 
 
 def test_figures_of_the_defaults_are_the_code_s():
-    from bce3s_hf import BCE3STrainingArguments
-
     fields = BCE3STrainingArguments.__dataclass_fields__
     text = README.replace("\n", " ")
     assert "λ_ss = 0.1, λ_cc = 1, τ = 1 and a share r = 0.4" in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def test_digits_prints_one_table_draws_a_picture_and_saves_both_models(tmp_path)
     printed = start(ROOT / "recipes" / "train_digits_lt.py", "--num_train_epochs", 1, folder=tmp_path)
     lines = printed.splitlines()
     assert "| | Many | Medium | Few | All |" in lines
-    assert [line.split("|")[1].strip() for line in lines if line.count("|") == 6][2:] == ["CE joint", "BCE3S"]
+    assert rows(printed) == ["CE joint", "BCE3S"]
     run = tmp_path / "runs" / "digits_lt"
     with Image.open(run / "per_class_accuracy.png") as picture:
         assert picture.width > 1000
@@ -43,6 +44,11 @@ def test_digits_prints_one_table_draws_a_picture_and_saves_both_models(tmp_path)
         model = BCE3SForImageClassification.from_pretrained(run / method)
         assert (model.config.joint, model.config.contrastive, model.config.uniformity) == forms
         assert model(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 10)
+
+
+def rows(printed):
+    """First cells of the table's rows."""
+    return [line.split("|")[1].strip() for line in printed.splitlines() if line.count("|") == 6][2:]
 
 
 @pytest.fixture
@@ -73,16 +79,29 @@ def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
     cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     common = ("--dataset", cifar_folder, "--backbone", "resnet20_cifar", "--learning_rate", "1e-3")
     first = ("--imbalance_factor", 10, "--convention", "shuffle", "--split_seed", 3, "--output_dir", "one")
-    printed = start(recipe, *common, *first, "--num_train_epochs", 1, folder=tmp_path, **cache)
+    stages = ("--num_train_epochs", 1, "--second_stage", "none")
+    printed = start(recipe, *common, *first, *stages, folder=tmp_path, **cache)
+    assert "1 x 64 images x 1 accumulated = 64 a step, learning rate 0.001, into one" in printed
     assert "| resnet20_cifar |" in printed
     manifest = SplitManifest.load(tmp_path / "one" / "split.json")
     assert manifest.class_counts == [20, 12, 7, 5, 3, 2]
 
-    start(
-        recipe, *common, *first, "--num_train_epochs", 2, "--resume_from_checkpoint", "last", folder=tmp_path, **cache
-    )
+    stages = ("--num_train_epochs", 2, "--resume_from_checkpoint", "last", "--second_stage_epochs", 1)
+    printed = start(recipe, *common, *first, *stages, folder=tmp_path, **cache)
     record = json.loads((tmp_path / "one" / "results.json").read_text())
     assert [entry["epoch"] for entry in record["log"]] == [1, 2]
+    assert record["training"]["mixup_alpha"] == record["training"]["cutmix_alpha"] == 1
+    assert rows(printed) == ["resnet20_cifar", "class_balanced"]
+
+    methods = ["class_balanced", "crt", "tau_normalization", "logit_adjustment"]
+    options = ("--dataset", cifar_folder, "--manifest", "one/split.json", "--second_stage_epochs", 1)
+    finetune = ROOT / "recipes" / "finetune_classifier.py"
+    printed = start(finetune, "--checkpoint", "one", *options, "--output_dir", "three", folder=tmp_path, **cache)
+    assert rows(printed) == ["first stage", *methods]
+    for method in methods:
+        record = json.loads((tmp_path / "three" / method / "results.json").read_text())
+        assert record["second_stage"]["method"] == method
+        assert BCE3SForImageClassification.from_pretrained(tmp_path / "three" / method).config.num_labels == 6
 
     (tmp_path / "again.yaml").write_text("manifest: one/split.json\nnum_train_epochs: 1\noutput_dir: two\n")
     start(recipe, "--config=again.yaml", *common, folder=tmp_path, **cache)
@@ -100,3 +119,31 @@ def test_real_cifar100_has_the_size_that_the_field_reports():
     assert len(splits.train) == 10847 and len(splits.test) == 10000
     assert splits.class_names[0] == "apple" and len(splits.class_names) == 100
     assert np.bincount(load_images(folder)["test"]["label"]).tolist() == [100] * 100
+
+
+def test_ablation_writes_both_tables(tmp_path):
+    grid = "grid:\n  - {joint: [ce, bce]}\n"
+    settings = (
+        "settings: {dataset: digits, imbalance_factor: 20, backbone: test_resnet, image_size: 16, max_steps: 2}\n"
+    )
+    (tmp_path / "plan.yaml").write_text(f"seeds: 1\n{settings}{grid}")
+    command = [ROOT / "recipes" / "ablate.py", "--plan", "plan.yaml", "--output_dir", "out", "--use_cpu=True"]
+    done = subprocess.run(list(map(str, [sys.executable, *command])), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "out" / "ablation.md").read_text()
+    assert table in done.stdout and table.startswith("| joint | Many | Medium | Few | All |")
+    record = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert [row["settings"]["joint"] for row in record["rows"]] == ["ce", "bce"]
+
+
+def test_gradient_sizes_are_those_of_the_readme(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes" / "gradient_sizes.py", "--classes", "10", "100"],
+        capture_output=True,
+        text=True,
+    )
+    numbers = [[float(cell) for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    readme = (ROOT / "README.md").read_text()
+    for row in numbers:
+        printed = re.search(rf"^\| {row[0]:.0f} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+        assert row[1:] == pytest.approx([float(cell) for cell in printed.groups()], rel=0.02)

@@ -1,7 +1,8 @@
 """Arguments: defaults of the method, and values out of their range refused by name."""
 
 import pytest
-from transformers import HfArgumentParser
+import torch
+from transformers import HfArgumentParser, TrainingArguments
 
 from bce3s_hf import BCE3STrainingArguments
 
@@ -16,7 +17,57 @@ REFUSED = [
     ("contrastive_warmup_epochs", -1.0, "contrastive_warmup_epochs must be at least 0, got -1.0"),
     ("validation_fraction", -0.1, r"validation_fraction must be in \[0, 1\), got -0.1"),
     ("validation_fraction", 1.0, r"validation_fraction must be in \[0, 1\), got 1.0"),
+    ("mixup_alpha", -0.5, "mixup_alpha must be at least 0 and finite, got -0.5"),
+    ("mixup_alpha", float("inf"), "mixup_alpha must be at least 0 and finite, got inf"),
+    ("cutmix_alpha", float("nan"), "cutmix_alpha must be at least 0 and finite, got nan"),
+    ("repeat_threshold", 0.0, r"sampler: repeat_threshold .* must be in \(0, 1\], got 0.0"),
+    ("repeat_threshold", 1.5, r"sampler: repeat_threshold .* must be in \(0, 1\], got 1.5"),
+    ("class_balanced_beta", -0.1, r"class_balanced_beta must be in \[0, 1\), got -0.1"),
+    ("class_balanced_beta", 1.0, r"class_balanced_beta must be in \[0, 1\), got 1.0"),
+    ("ema_decay", 0.0, r"ema_decay must be in \(0, 1\), got 0.0"),
+    ("ema_decay", 1.0, r"ema_decay must be in \(0, 1\), got 1.0"),
+    ("layer_decay", 0.0, r"layer_decay must be in \(0, 1\], got 0.0"),
+    ("layer_decay", 1.1, r"layer_decay must be in \(0, 1\], got 1.1"),
+    ("lr_base_size", 0, "lr_base_size must be at least 1, got 0"),
 ]
+
+CONTRADICTIONS = {
+    "frozen backbone, mixed": (
+        {"train_only_classifier": True, "cutmix_alpha": 1.0},
+        "mixup_alpha and cutmix_alpha are for the first stage; set them to 0",
+    ),
+    "frozen backbone, lower rates": (
+        {"train_only_classifier": True, "layer_decay": 0.7},
+        "layer_decay 0.7 does nothing with train_only_classifier; leave one out",
+    ),
+    "no view": ({"plain_view": False}, "plain_view False leaves no view; give mixup_alpha or cutmix_alpha"),
+    "partners of no use": (
+        {"partner_sampler": "instance"},
+        "partner_sampler 'instance' does nothing without mixup_alpha or cutmix_alpha",
+    ),
+    "power missing": ({"sampler": "power"}, "sampler: sampler 'power' needs power, the q of n.-q, .* got None"),
+    "power out of range": ({"sampler": "power", "sampler_power": -1.0}, "sampler: sampler 'power' needs .* got -1.0"),
+    "power of no use": (
+        {"sampler": "square_root", "sampler_power": 0.5},
+        "^sampler: power 0.5 is of no use to sampler 'square_root'; leave it out or choose sampler 'power'",
+    ),
+    "partners' power missing": (
+        {"mixup_alpha": 1.0, "partner_sampler": "power"},
+        "^partner_sampler: sampler 'power' needs power",
+    ),
+    "partners' power of no use": (
+        {"mixup_alpha": 1.0, "partner_sampler_power": 0.5},
+        "^partner_sampler: power 0.5 is of no use to sampler 'instance'",
+    ),
+    "partners' power without partners": (
+        {"partner_sampler_power": 0.5},
+        "^partner_sampler: power 0.5 is of no use to sampler 'instance'",
+    ),
+    "average and best model": (
+        {"ema_decay": 0.9, "load_best_model_at_end": True, "eval_strategy": "epoch"},
+        "load_best_model_at_end would choose by averaged weights and load others; drop ema_decay",
+    ),
+}
 
 
 def make(tmp_path, **settings):
@@ -36,7 +87,20 @@ def parse(tmp_path, *options):
         ("contrastive_temperature", 1.0),
         ("negative_ratio", 0.4),
         ("contrastive_warmup_epochs", 1.0),
+        ("contrastive_reduction", "sum"),
+        ("mixup_alpha", 0.0),
+        ("cutmix_alpha", 0.0),
+        ("plain_view", True),
         ("sampler", "instance"),
+        ("sampler_power", None),
+        ("partner_sampler", None),
+        ("partner_sampler_power", None),
+        ("repeat_threshold", 0.001),
+        ("train_only_classifier", False),
+        ("class_balanced_beta", None),
+        ("ema_decay", None),
+        ("layer_decay", None),
+        ("lr_base_size", None),
         ("validation_fraction", 0.0),
         ("learning_rate", 0.01),
         ("weight_decay", 0.005),
@@ -77,6 +141,17 @@ def test_value_out_of_range_is_refused(tmp_path, name, value, message):
         ("validation_fraction", 0.99),
         ("sampler", "square_root"),
         ("sampler", "class_balanced"),
+        ("sampler", "repeat_factor"),
+        ("sampler", "progressive"),
+        ("contrastive_reduction", "mean"),
+        ("mixup_alpha", 0.2),
+        ("cutmix_alpha", 3.0),
+        ("repeat_threshold", 1.0),
+        ("class_balanced_beta", 0.0),
+        ("class_balanced_beta", 0.99999),
+        ("ema_decay", 0.9999),
+        ("layer_decay", 1.0),
+        ("lr_base_size", 1),
     ],
 )
 def test_value_at_the_border_is_taken(tmp_path, name, value):
@@ -84,12 +159,51 @@ def test_value_at_the_border_is_taken(tmp_path, name, value):
     assert getattr(parse(tmp_path, f"--{name}", str(value)), name) == value
 
 
-def test_unknown_sampler_is_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match="one of instance, square_root, class_balanced, got 'balanced'"):
-        make(tmp_path, sampler="balanced")
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("name", ["sampler", "partner_sampler"])
+def test_unknown_sampler_is_refused(tmp_path, capsys, name):
+    known = "instance, square_root, class_balanced, power, repeat_factor, progressive"
+    with pytest.raises(ValueError, match=f"^{name}: sampler must be one of {known}, got 'balanced'"):
+        make(tmp_path, mixup_alpha=1.0, **{name: "balanced"})
     with pytest.raises(SystemExit):
-        parse(tmp_path, "--sampler", "balanced")
-    assert "--sampler: invalid choice: 'balanced'" in capsys.readouterr().err
+        parse(tmp_path, f"--{name}", "balanced")
+    assert "invalid choice: 'balanced'" in capsys.readouterr().err
+
+
+def test_samplers_may_have_a_power_each(tmp_path):
+    settings = {"sampler": "power", "sampler_power": 0.0, "partner_sampler": "power", "partner_sampler_power": 2.0}
+    args = make(tmp_path, cutmix_alpha=1.0, **settings)
+    assert args.mixes and (args.sampler_power, args.partner_sampler_power) == (0.0, 2.0)
+    assert not make(tmp_path).mixes
+
+
+def test_mixed_views_may_stand_alone(tmp_path):
+    assert not parse(tmp_path, "--plain_view", "False", "--mixup_alpha", "1").plain_view
+
+
+def test_learning_rate_is_scaled_from_its_batch_to_that_of_a_step(tmp_path):
+    settings = {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 3, "learning_rate": 0.1}
+    args = make(tmp_path, lr_base_size=256, **settings)
+    assert args.global_batch_size == 96
+    assert args.scaled_learning_rate == pytest.approx(0.1 * 96 / 256)
+    assert args.learning_rate == 0.1
+    assert make(tmp_path, **settings).scaled_learning_rate == 0.1
+
+
+def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda args: None)  # which would wait for the others
+    monkeypatch.setattr(TrainingArguments, "world_size", 1)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    make(tmp_path)  # some clusters set it for every program
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="2 processes were started, and each would train alone; .* use_cpu True"):
+        make(tmp_path)
 
 
 def test_number_is_needed(tmp_path, capsys):

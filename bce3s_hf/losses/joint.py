@@ -126,7 +126,7 @@ def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None
     if class_weights.shape != (num_classes,):
         raise ValueError(f"class_weights must have shape (K,) = {(num_classes,)}, got {tuple(class_weights.shape)}")
     if targets.is_floating_point():
-        return (losses * (targets.to(class_weights.dtype) @ class_weights)).mean()
+        return (losses * (targets * class_weights).sum(dim=1)).mean()  # no product that autocast would round
     return (losses * class_weights[targets]).mean()
 
 

@@ -148,6 +148,9 @@ class BCE3SForImageClassification(PreTrainedModel):
         scales = self.config.loss_scales()
         return {"loss_joint": scales["loss_joint"]} if self.only_classifier else scales
 
+    def get_input_embeddings(self) -> None:
+        """There is no embedding table; accelerate asks before it shards a model (FSDP)."""
+
     def _set_gradient_checkpointing(self, enable: bool = True, **options: Any) -> None:
         """timm's backbones bring their own checkpointing function; transformers' options do not reach it."""
         self.backbone.set_grad_checkpointing(enable)
@@ -187,7 +190,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         output = BCE3SOutput(logits=self.classifier(features), features=features if output_features else None)
         if labels is None:
             return output
-        count = len(labels)
+        count = len(pixel_values) if mixed_targets is None else len(labels)
         output["loss_joint"] = self._joint_loss(features[:count], labels, classes, class_weights)
         if mixed_targets is not None:
             mixed = self._joint_loss(features[count:], mixed_targets, None, class_weights)

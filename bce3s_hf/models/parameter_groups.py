@@ -1,8 +1,9 @@
 """Parameter groups of the optimizer with a learning rate that falls from layer to layer."""
 
+import copy
 from typing import Any
 
-from timm.optim import param_groups_layer_decay
+from timm.models import group_parameters
 
 from bce3s_hf.models.classifier import BCE3SForImageClassification
 
@@ -30,16 +31,17 @@ def layer_decay_groups(
     backbone, prefix = model.backbone, "backbone."
     if not hasattr(backbone, "group_matcher"):
         raise ValueError(f"layer_decay {layer_decay}: timm knows no layers of {model.config.backbone!r}; leave it out")
-    without = [name for name, _ in backbone.named_parameters() if prefix + name not in decayed]
-    groups = param_groups_layer_decay(backbone, weight_decay, no_weight_decay_list=without, layer_decay=layer_decay)
-    for group in groups:
-        group["lr"] = learning_rate * group.pop("lr_scale")
-    heads = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith(prefix)
-    }
-    for decays in (True, False):
-        members = [parameter for name, parameter in heads.items() if (name in decayed) == decays]
-        groups.append({"params": members, "lr": learning_rate, "weight_decay": weight_decay if decays else 0.0})
-    return groups
+    complete = copy.deepcopy(backbone).to("meta")
+    complete.reset_classifier(1)  # timm counts the classifier as a layer, or as a part of the last
+    layers = group_parameters(complete, complete.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = layers[name.removeprefix(prefix)] if name.startswith(prefix) else last
+        decays = name in decayed
+        rate = learning_rate * layer_decay ** (last - layer)
+        group = {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((layer, decays), group)["params"].append(parameter)
+    return list(groups.values())
