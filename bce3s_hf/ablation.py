@@ -60,7 +60,11 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
             raise ValueError(f"settings of a plan are overridden by --name=value, got {option!r}")
         given[name] = value
     try:
-        rows = list(ParameterGrid(plan["grid"]))
+        rows = [
+            {name: combination[name] for name in group}
+            for group in plan["grid"]
+            for combination in ParameterGrid(group)
+        ]
     except (TypeError, ValueError) as error:
         raise ValueError(f"grid in {str(path)!r} must be groups of lists of values: {error}") from error
     settings = plan["settings"] | given

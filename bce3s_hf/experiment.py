@@ -209,7 +209,7 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
         "seed": args.seed,
         "global_batch": args.global_batch_size,
         "scaled_learning_rate": args.scaled_learning_rate,
-        "training": {name: str(value) if isinstance(value, Enum) else value for name, value in chosen.items()},
+        "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
         "lists": splits.lists,
         "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],

@@ -65,7 +65,7 @@ def plot_per_class_accuracy(
     axis.set_ylabel("test accuracy (%)")
     axis.set_title(title)
     handles = [*axis.get_legend_handles_labels()[0], *tail.get_legend_handles_labels()[0]]
-    axis.legend(handles=handles, loc="lower left", framealpha=0.9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)  # inside, it would hide points
     figure.savefig(path, dpi=150)
 
 

@@ -21,6 +21,12 @@ def digit_splits():
     return load_splits(DataArguments(dataset="digits", imbalance_factor=20))
 
 
+@pytest.fixture(scope="session")
+def few_splits():
+    """201 images, so 7 steps of 32 an epoch: 60, 43, 30, 22, 15, 11, 8, 5, 4, 3 a class."""
+    return load_splits(DataArguments(dataset="digits", imbalance_factor=20, max_count=60))
+
+
 @pytest.fixture
 def make_trainer(digit_splits, tmp_path):
     """Trainer of a small backbone on long-tailed digits; keyword arguments go where they belong."""

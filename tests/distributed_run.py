@@ -2,7 +2,7 @@
 
 python tests/distributed_run.py OUTPUT_DIR BATCH_PER_PROCESS EXPECTED_PROCESSES RUN [RUN ...]
 
-The run "killed" is that of "mixed": all its processes die in its second epoch, and when it is started again, it
+The run "plain" has a second stage. The run "killed" is that of "mixed": all its processes die in its second epoch, and when it is started again, it
 resumes from its checkpoint.
 """
 
@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
+from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}
 RUNS = {"plain": {}, "mixed": MIXED, "killed": MIXED}
@@ -48,9 +49,10 @@ def train(name, folder, batch, processes):
         **RUNS[name],
     )
     assert args.world_size == processes, f"{args.world_size} processes, {processes} expected"
-    splits = load_splits(DataArguments(imbalance_factor=20, max_count=60))
+    data_args = DataArguments(imbalance_factor=20, max_count=60, augmentation="crop")
+    splits = load_splits(data_args)
     model = build_model(ModelArguments(backbone="test_vit", image_size=32), splits, args.seed)
-    trainer = build_trainer(model, splits, args, DataArguments(augmentation="crop"))
+    trainer = build_trainer(model, splits, args, data_args)
     resume = (folder / "checkpoint-14").exists()
     if name == "killed" and not resume:
         trainer.add_callback(KillAt(16))
@@ -60,6 +62,9 @@ def train(name, folder, batch, processes):
     if trainer.is_world_process_zero():
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         (folder / "log.json").write_text(json.dumps({"log": log, "metrics": metrics}))
+    if name == "plain":
+        stage = SecondStageArguments("class_balanced", second_stage_epochs=1, second_stage_learning_rate=0.01)
+        run_second_stage(str(folder), splits, args, data_args, stage)
 
 
 def main():

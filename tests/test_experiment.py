@@ -1,16 +1,22 @@
 """Settings from YAML and command line, data by manifest, and a model that its seed determines."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from sklearn.metrics import accuracy_score, recall_score
 
+from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
+from bce3s_hf.ablation import read_plan
 from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.data import SplitManifest
-from bce3s_hf.experiment import build_model, load_splits
+from bce3s_hf.evaluation import EvaluationArguments
+from bce3s_hf.experiment import build_model, load_splits, measure, run
+from bce3s_hf.second_stage import METHODS, CheckpointArguments, SecondStageArguments
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = ROOT / "recipes"
+TRAINING = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
 
 
 @pytest.fixture
@@ -162,11 +168,37 @@ def test_settings_that_make_no_sense_are_refused(parse, text, message):
         parse(text)
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def of_one_training(path):
+    return not path.stem.startswith(("ablate", "evaluate", "finetune"))
+
+
+@pytest.mark.parametrize("recipe", sorted(filter(of_one_training, RECIPES.glob("*.yaml"))), ids=lambda path: path.stem)
 def test_settings_of_the_recipe_are_known(recipe):
-    _, data, training = parse_arguments(recipe, ["--use_cpu"])
-    assert data.imbalance_factor is None if recipe.stem == "own_data" else data.imbalance_factor > 1
+    _, data, stage, training = parse_arguments(recipe, ["--use_cpu"], TRAINING)
+    long_tailed = data.imbalance_factor is not None or data.published is not None
+    assert long_tailed == (recipe.stem != "own_data")
+    assert stage.methods == (["class_balanced"] if training.mixes else [])
     assert training.output_dir == f"runs/{recipe.stem}"
+
+
+def test_settings_of_the_other_recipes_are_known():
+    evaluation, _ = parse_arguments(
+        RECIPES / "evaluate.yaml", ["--checkpoint", "runs/mine"], (EvaluationArguments, DataArguments)
+    )
+    assert (evaluation.checkpoint, evaluation.output_dir) == ("runs/mine", "runs/evaluation")
+    chosen, _, stage, training = parse_arguments(
+        RECIPES / "finetune_classifier.yaml",
+        ["--checkpoint", "runs/mine", "--use_cpu"],
+        (CheckpointArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments),
+    )
+    assert (chosen.checkpoint, stage.methods) == ("runs/mine", list(METHODS))
+    assert training.output_dir == "runs/finetune_classifier"
+
+
+@pytest.mark.parametrize("plan", sorted(RECIPES.glob("ablate*.yaml")), ids=lambda path: path.stem)
+def test_every_combination_of_the_plan_is_known(plan):
+    plan = read_plan(plan)
+    assert len(plan.rows) > 3 and len(plan.seeds) >= 3
 
 
 def test_data_stays_as_it_is_without_imbalance_factor():
@@ -266,6 +298,12 @@ def test_model_settings_reach_the_model(digit_splits):
     assert not hasattr(without, "bank")
 
 
+def test_forms_of_the_joint_loss_reach_the_model(digit_splits):
+    settings = {"normalize_classifier": False, "normalize_features": True, "soft_targets": "positive"}
+    config = build_model(ModelArguments(**SMALL, **settings), digit_splits, seed=0).config
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
 def test_prior_bias_is_the_log_odds_of_each_class(digit_splits):
     share = torch.tensor(digit_splits.manifest.class_counts) / len(digit_splits.train)
     model, without = (
@@ -273,6 +311,56 @@ def test_prior_bias_is_the_log_odds_of_each_class(digit_splits):
     )
     torch.testing.assert_close(model.classifier.bias.data, share.logit())
     assert not torch.allclose(without.classifier.bias.data, share.logit(), atol=0.1)
+
+
+@pytest.fixture
+def finished(make_trainer, few_splits):
+    """Trainer after a run of two steps, with its result and its record."""
+    trainer = make_trainer(
+        splits=few_splits, image_size=8, max_steps=2, logging_strategy="steps", logging_steps=1, mixup_alpha=0.5,
+        sampler="power", sampler_power=0.5, ema_decay=0.7, gradient_accumulation_steps=2, lr_base_size=256,
+        backbone_kwargs='{"drop_path_rate": 0.1}',
+    )  # fmt: skip
+    result = run(trainer, few_splits, purpose="test")
+    return trainer, result, json.loads((ROOT / trainer.args.output_dir / "results.json").read_text())
+
+
+def test_record_holds_what_was_measured_and_all_settings(finished, few_splits):
+    trainer, result, record = finished
+    assert record["metrics"] == result.metrics and record["protocol"] == "last epoch, no flip averaging"
+    assert record["per_class_accuracy"] == pytest.approx(result.per_class.tolist(), abs=1e-6)
+    assert record["training"].keys() == BCE3STrainingArguments.__annotations__.keys()
+    expected = {"mixup_alpha": 0.5, "cutmix_alpha": 0.0, "sampler": "power", "sampler_power": 0.5, "ema_decay": 0.7,
+                "lr_base_size": 256, "lr_scheduler_type": "cosine", "optim": "sgd"}  # fmt: skip
+    assert {name: record["training"][name] for name in expected} == expected
+    assert (record["global_batch"], record["scaled_learning_rate"]) == (64, 0.01 * 64 / 256)
+    assert record["model"]["backbone_kwargs"] == {"drop_path_rate": 0.1}
+    assert record["model"]["soft_targets"] == "full" and record["model"]["prior_bias"] is True
+    assert (record["purpose"], record["seed"], record["backbone"]) == ("test", 42, "resnet20_cifar")
+    assert record["backbone_parameters"] == sum(value.numel() for value in trainer.model.backbone.parameters())
+    assert record["split"]["sha256"] == few_splits.manifest.sha256 and "indices" not in record["split"]
+    assert [entry["step"] for entry in record["log"]] == [1, 2] and record["train_seconds"] > 0
+
+
+def test_folder_holds_the_model_that_was_measured(finished):
+    trainer, result, record = finished
+    folder = trainer.args.output_dir
+    model = BCE3SForImageClassification.from_pretrained(folder).eval()
+    test = trainer.eval_dataset
+    with torch.no_grad():
+        predictions = model(torch.stack([item["pixel_values"] for item in test])).logits.argmax(dim=1)
+    assert result.metrics["accuracy"] == pytest.approx(accuracy_score(test.labels, predictions))
+    recalls = recall_score(test.labels, predictions, average=None, zero_division=0.0)
+    assert result.per_class == pytest.approx(recalls)
+    assert not torch.equal(trainer.model.classifier.weight, model.classifier.weight)  # the average was saved
+    assert SplitManifest.load(f"{folder}/split.json").sha256 == record["split"]["sha256"]
+
+
+def test_test_images_are_measured_beside_others(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, image_size=8, validation_fraction=0.2)
+    assert list(trainer.eval_dataset) == ["validation", "test"]
+    alone = make_trainer(trainer.model, splits=few_splits, image_size=8)
+    assert measure(trainer).metrics["loss"] == measure(alone).metrics["loss"]
 
 
 def test_unknown_backbone_is_refused(digit_splits):

@@ -103,7 +103,7 @@ def test_no_matrix_of_all_classes_is_held(figures, plot):
 def test_every_method_is_in_the_legend(figures, methods):
     names = [f"method {number}" for number in range(methods)]
     plot_per_class_accuracy(accuracies(10, *names), long_tail_counts(10, 500, 100), "unused.png")
-    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == [*names, "training images"]
 
 

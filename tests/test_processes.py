@@ -68,6 +68,13 @@ def test_two_processes_give_the_bank_and_weights_of_one(one_process, two_process
     assert_same_weights(one / "model.safetensors", two / "model.safetensors", 1e-5)
 
 
+def test_two_processes_give_the_second_stage_of_one(one_process, two_processes):
+    one, two = (folder / "plain" / "class_balanced" / "model.safetensors" for folder in (one_process, two_processes))
+    assert_same_weights(one, two, 1e-5)
+    first = load_file(one_process / "plain" / "model.safetensors")["classifier.weight"]
+    assert (load_file(one)["classifier.weight"] - first).abs().max() > 1e-3
+
+
 def test_two_processes_average_the_weights_like_one(one_process, two_processes):
     average = one_process / "mixed" / "checkpoint-20" / "ema.safetensors"
     assert_same_weights(average, two_processes / "mixed" / "checkpoint-20" / "ema.safetensors", 1e-5)

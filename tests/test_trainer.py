@@ -4,11 +4,27 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from losses import reference
 from transformers import TrainerCallback, TrainingArguments
 
-from bce3s_hf import BCE3SForImageClassification, BCE3STrainer, BCE3STrainingArguments, ImageDataset, eval_transform
+from bce3s_hf import (
+    BCE3SForImageClassification,
+    BCE3STrainer,
+    BCE3STrainingArguments,
+    ImageDataset,
+    LongTailSampler,
+    eval_transform,
+)
 from bce3s_hf.losses import bce_uniformity_optimum
 from bce3s_hf.metrics import long_tail_metrics
+
+MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}
+
+
+@pytest.fixture(scope="module")
+def baselines():
+    """Weights after training with settings that several tests compare theirs with."""
+    return {}
 
 
 def logged(trainer):
@@ -17,6 +33,22 @@ def logged(trainer):
 
 def weights(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def recorded_inputs(trainer):
+    """What every forward pass of the model is given from now on, and the bank it reads."""
+    calls = []
+
+    def record(model, args, kwargs):
+        bank = {name: value.clone() for name, value in model.bank.named_buffers()}
+        calls.append({**kwargs, **bank})
+
+    trainer.model.register_forward_pre_hook(record, with_kwargs=True)
+    return calls
+
+
+def pixels(dataset, rows):
+    return torch.stack([dataset[int(row)]["pixel_values"] for row in rows])
 
 
 def largest_difference(one, other):
@@ -85,45 +117,70 @@ def test_contrastive_loss_stays_out_of_the_total_during_warm_up(make_trainer):
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("setting", "among"),
     [
-        {"negative_ratio": 0.5},
-        {"lambda_ss": 0.5},
-        {"lambda_cc": 0.5},
-        {"contrastive_temperature": 0.2},
-        {"contrastive_warmup_epochs": 1},
-        {"sampler": "class_balanced"},
-        {"sampler": "square_root"},
-        {"joint": "ce"},
-        {"contrastive": "ce"},
-        {"contrastive": "none"},
-        {"uniformity": "ce"},
-        {"uniformity": "none"},
-        {"augmentation": "none"},
-        {"validation_fraction": 0.2},
-        {"weight_decay": 0.1},
-        {"seed": 1},
-        {"data_seed": 1},
+        ({"negative_ratio": 0.5}, {}),
+        ({"lambda_ss": 0.5}, {}),
+        ({"lambda_cc": 0.5}, {}),
+        ({"contrastive_temperature": 0.2}, {}),
+        ({"contrastive_reduction": "mean"}, {}),
+        ({"contrastive_warmup_epochs": 1}, {}),
+        ({"sampler": "class_balanced"}, {}),
+        ({"sampler": "square_root"}, {}),
+        ({"sampler": "repeat_factor", "repeat_threshold": 0.2}, {}),
+        ({"sampler": "progressive"}, {}),
+        ({"sampler_power": 2.0}, {"sampler": "power", "sampler_power": 0.5}),
+        ({"repeat_threshold": 0.2}, {"sampler": "repeat_factor"}),
+        ({"mixup_alpha": 1.0}, {}),
+        ({"cutmix_alpha": 1.0}, {}),
+        ({"mixup_alpha": 0.2}, MIXED),
+        ({"cutmix_alpha": 0.2}, MIXED),
+        ({"mixup_alpha": 0.0}, MIXED),
+        ({"cutmix_alpha": 0.0}, MIXED),
+        ({"plain_view": False}, MIXED),
+        ({"soft_targets": "positive"}, MIXED),
+        ({"partner_sampler": "class_balanced"}, MIXED),
+        ({"partner_sampler_power": 2.0}, {**MIXED, "partner_sampler": "power", "partner_sampler_power": 0.5}),
+        ({"train_only_classifier": True}, {}),
+        ({"class_balanced_beta": 0.99}, {}),
+        ({"layer_decay": 0.5}, {}),
+        ({"lr_base_size": 16}, {}),
+        ({"joint": "ce"}, {}),
+        ({"contrastive": "ce"}, {}),
+        ({"contrastive": "none"}, {}),
+        ({"uniformity": "ce"}, {}),
+        ({"uniformity": "none"}, {}),
+        ({"normalize_classifier": False}, {}),
+        ({"normalize_features": True}, {}),
+        ({"prior_bias": False}, {}),
+        ({"augmentation": "none"}, {}),
+        ({"validation_fraction": 0.2}, {}),
+        ({"weight_decay": 0.1}, {}),
+        ({"seed": 1}, {}),
+        ({"data_seed": 1}, {}),
     ],
-    ids=lambda setting: "-".join(f"{name}={value}" for name, value in setting.items()),
+    ids=lambda settings: "-".join(f"{name}={value}" for name, value in settings.items()) or "defaults",
 )
-def test_every_option_changes_the_training(make_trainer, setting):
-    results = []
-    for changed in ({}, setting):
+def test_every_option_changes_the_training(make_trainer, few_splits, baselines, setting, among):
+    def trained(**settings):
         defaults = {"negative_ratio": 1.0, "contrastive_warmup_epochs": 0, "max_steps": 3, "image_size": 8}
-        trainer = make_trainer(**{**defaults, **changed})
+        trainer = make_trainer(splits=few_splits, **{**defaults, **settings})
         trainer.train()
-        results.append(trainer.model.backbone.conv1.weight.detach().clone())
-    assert not torch.equal(*results)
+        return trainer.model.backbone.conv1.weight.detach().clone()
+
+    if str(among) not in baselines:
+        baselines[str(among)] = trained(**among)
+    assert not torch.equal(baselines[str(among)], trained(**{**among, **setting}))
 
 
 def test_settings_of_the_loss_are_saved_with_the_model(make_trainer, tmp_path):
-    trainer = make_trainer(max_steps=2, lambda_ss=0.2, lambda_cc=0.5, contrastive_temperature=0.7)
+    settings = {"lambda_ss": 0.2, "lambda_cc": 0.5, "contrastive_temperature": 0.7, "contrastive_reduction": "mean"}
+    trainer = make_trainer(max_steps=2, **settings)
     trainer.train()
     trainer.save_model()
     model = BCE3SForImageClassification.from_pretrained(trainer.args.output_dir)
     config = model.config
-    assert (config.lambda_ss, config.lambda_cc, config.contrastive_temperature) == (0.2, 0.5, 0.7)
+    assert {name: getattr(config, name) for name in settings} == settings
     assert config.class_counts == [135, 96, 69, 49, 35, 25, 18, 13, 9, 6]
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(model.eval()(images).logits, trainer.model.eval()(images).logits)
@@ -167,12 +224,62 @@ def test_validation_part_is_held_out_of_training_and_not_augmented(make_trainer)
     assert {"eval_validation_accuracy", "eval_test_accuracy"} <= trainer.evaluate().keys()
 
 
-@pytest.mark.parametrize(("sampler", "lowest", "highest"), [("instance", 6, 6), ("class_balanced", 25, 70)])
-def test_sampler_decides_how_often_the_rarest_class_is_seen(make_trainer, sampler, lowest, highest):
-    trainer = make_trainer(sampler=sampler)
-    labels = torch.cat([batch["labels"] for batch in trainer.get_train_dataloader()])
-    assert len(labels) == 455
-    assert lowest <= (labels == 9).sum() <= highest
+@pytest.mark.parametrize(
+    ("settings", "steps", "lowest", "highest"),
+    [
+        ({"sampler": "instance"}, 7, 3, 3),  # 3 of 201
+        ({"sampler": "square_root"}, 7, 4, 18),  # 201 sqrt(3) / sum of sqrt(n) = 9.1
+        ({"sampler": "class_balanced"}, 7, 10, 32),  # 20.1
+        ({"sampler": "power", "sampler_power": 2.0}, 7, 30, 69),  # 201 / 3 / sum of 1 / n = 51.8
+        ({"sampler": "repeat_factor", "repeat_threshold": 0.2}, 9, 9, 12),  # 3 times 3 or 4, of 269
+        ({"sampler": "progressive"}, 7, 0, 9),  # 3 in the first epoch
+    ],
+    ids=lambda value: value["sampler"] if isinstance(value, dict) else "",
+)
+def test_sampler_decides_what_each_epoch_shows(make_trainer, few_splits, settings, steps, lowest, highest):
+    trainer = make_trainer(splits=few_splits, image_size=8, num_train_epochs=2, learning_rate=0.0, **settings)
+    calls = recorded_inputs(trainer)
+    trainer.train()
+    assert trainer.state.global_step == len(calls) == 2 * steps
+    epochs = [torch.cat([call["labels"] for call in calls[part]]) for part in (slice(steps), slice(steps, None))]
+    assert lowest <= (epochs[0] == 9).sum() <= highest
+    names = {"sampler_power": "power", "repeat_threshold": "repeat_threshold"}
+    options = {names[name]: value for name, value in settings.items() if name in names}
+    sampler = LongTailSampler(trainer.train_dataset.labels, settings["sampler"], seed=42, num_epochs=2, **options)
+    for epoch, labels in enumerate(epochs):
+        sampler.set_epoch(epoch)
+        assert labels.tolist() == trainer.train_dataset.labels[sampler.rows()].tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ({"num_train_epochs": 3}, 3),
+        ({"num_train_epochs": 1.5}, 2),
+        ({"max_steps": 14}, 2),  # of 7 steps each
+        ({"max_steps": 15}, 3),
+        ({"max_steps": 12, "dataloader_drop_last": True}, 2),  # of 6
+        ({"max_steps": 4, "gradient_accumulation_steps": 4}, 2),  # of 2
+        ({"max_steps": 4, "per_device_train_batch_size": 256, "dataloader_drop_last": True}, 4),  # no batch is full
+        ({"max_steps": 18, "sampler": "repeat_factor", "repeat_threshold": 0.2}, 2),  # of 9
+    ],
+    ids=str,
+)
+def test_progressive_sampler_knows_how_many_epochs_there_will_be(make_trainer, few_splits, settings, epochs):
+    trainer = make_trainer(
+        splits=few_splits, mixup_alpha=1.0, partner_sampler="progressive", **{"sampler": "progressive", **settings}
+    )
+    sampler = trainer._get_train_sampler()
+    assert sampler.partner.num_epochs == epochs
+    assert settings.get("sampler") or sampler.first.num_epochs == epochs
+
+
+def test_image_drawn_twice_in_an_epoch_is_augmented_differently(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, sampler="class_balanced")
+    rare = int(np.flatnonzero(trainer.train_dataset.labels == 9)[0])
+    draws = [draw for draw in trainer._get_train_sampler() if draw.row == rare]
+    views = {trainer.train_dataset[draw]["pixel_values"].numpy().tobytes() for draw in draws}
+    assert len(draws) > 3 and len(views) > len(draws) / 2
 
 
 def test_gradient_accumulation_equals_the_large_batch(make_trainer):
@@ -190,14 +297,119 @@ def test_gradient_accumulation_equals_the_large_batch(make_trainer):
     assert logged(large)[0]["loss"] == pytest.approx(logged(small)[0]["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("stop", [7, 15, 20], ids=["first epoch", "epoch's end", "second epoch"])
-def test_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(make_trainer, tmp_path, stop):
+def test_mixed_views_of_the_images_and_their_partners_enter_in_one_pass(make_trainer, few_splits, monkeypatch):
+    trainer = make_trainer(
+        splits=few_splits, augmentation="none", max_steps=3, image_size=8, partner_sampler="class_balanced", **MIXED
+    )
+    calls = recorded_inputs(trainer)
+    passes, forward_features = [], trainer.model.backbone.forward_features
+    monkeypatch.setattr(
+        trainer.model.backbone, "forward_features", lambda x: passes.append(len(x)) or forward_features(x)
+    )
+    trainer.train()
+    assert passes == [96, 96, 96]
+    labels, seed = trainer.train_dataset.labels, trainer.args.seed
+    rows = LongTailSampler(labels, seed=seed).rows()
+    partner_rows = LongTailSampler(labels, "class_balanced", seed=seed, stream=1).rows()
+    lambdas = []
+    for step, call in enumerate(calls):
+        mine, other = rows[32 * step : 32 * step + 32], partner_rows[32 * step : 32 * step + 32]
+        images, partners = pixels(trainer.train_dataset, mine), pixels(trainer.train_dataset, other)
+        plain, mixup, cutmix = call["pixel_values"].split(32)
+        assert torch.equal(plain, images) and call["labels"].tolist() == labels[mine].tolist()
+        differ = int(np.flatnonzero(labels[mine] != labels[other])[0])
+        shares = [call["mixed_targets"][view * 32 + differ, labels[mine[differ]]] for view in (0, 1)]
+        torch.testing.assert_close(mixup, shares[0] * images + (1 - shares[0]) * partners)
+        box = (cutmix != images).any(dim=0).any(dim=0)
+        assert torch.equal(cutmix, torch.where(box, partners, images))
+        assert shares[1] * 64 == pytest.approx(round(float(shares[1] * 64)), abs=1e-4)
+        assert shares[1] <= 1 - box.float().mean() + 1e-6
+        one_hot = np.eye(10, dtype=np.float32)
+        targets = [
+            share.item() * one_hot[labels[mine]] + (1 - share.item()) * one_hot[labels[other]] for share in shares
+        ]
+        torch.testing.assert_close(call["mixed_targets"], torch.tensor(np.concatenate(targets)))
+        lambdas += [share.item() for share in shares]
+    assert len(set(lambdas)) == 6
+
+
+def test_loss_of_three_views_is_that_of_the_formulas(make_trainer, few_splits):
+    settings = {"lambda_ss": 0.3, "lambda_cc": 0.7, "contrastive_warmup_epochs": 0, "backbone": "test_vit"}
+    trainer = make_trainer(
+        splits=few_splits, image_size=32, max_steps=3, learning_rate=0.0, per_device_train_batch_size=6,
+        logging_strategy="steps", logging_steps=1, **MIXED, **settings,
+    )  # fmt: skip
+    calls = recorded_inputs(trainer)
+    trainer.train()
+    model, bank = trainer.model.eval(), {}
+    weight, bias = model.classifier.weight.tolist(), model.classifier.bias.tolist()
+    for call, entry in zip(list(calls), logged(trainer), strict=True):
+        with torch.no_grad():
+            features = model(call["pixel_values"], output_features=True).features
+            projections = model.projector(features)
+        labels, classes, targets = call["labels"].tolist(), call["classes"].tolist(), call["mixed_targets"].tolist()
+        assert len(classes) == max(4, len(set(labels))) and set(labels) <= set(classes)
+        views = features.split(6)
+        joint = reference.joint("bce", views[0].tolist(), weight, bias, labels, classes)
+        joint += reference.joint("bce", views[1].tolist(), weight, bias, targets[:6])
+        joint += reference.joint("bce", views[2].tolist(), weight, bias, targets[6:])
+        assert entry["loss_joint"] == pytest.approx(joint / 3, rel=1e-5)
+        seen, prototypes = call["seen"].tolist(), call["prototypes"].tolist()
+        contrastive = reference.contrastive("bce", projections[6:].tolist(), prototypes, targets, seen=seen)
+        assert entry["loss_contrastive"] == pytest.approx(contrastive, rel=1e-5)
+        total = joint / 3 + 0.3 * contrastive + 0.7 * reference.uniformity("bce", weight)
+        assert entry["loss"] == pytest.approx(total, rel=1e-5)
+        bank |= dict(zip(labels, projections[:6], strict=True))
+    assert model.bank.seen.tolist() == [label in bank for label in range(10)]
+    for label, projection in bank.items():
+        torch.testing.assert_close(model.bank.prototypes[label], projection)
+
+
+def test_evaluation_after_training_with_mixed_views_is_on_images_as_they_are(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, max_steps=1, image_size=8, per_device_eval_batch_size=200, **MIXED)
+    trainer.train()
+    calls = recorded_inputs(trainer)
+    trainer.evaluate()
+    assert [call.keys() - {"prototypes", "seen"} for call in calls] == [{"pixel_values", "labels"}] * 2
+    assert torch.cat([call["labels"] for call in calls]).tolist() == trainer.eval_dataset.labels.tolist()
+
+
+def test_every_micro_batch_has_its_own_lambda_and_gradients_are_their_mean(make_trainer, few_splits):
+    settings = {"backbone": "test_vit", "image_size": 32, "max_steps": 1, "optim_args": None, "weight_decay": 0.0}
+    trainer = make_trainer(
+        splits=few_splits, per_device_train_batch_size=8, gradient_accumulation_steps=4, **MIXED, **settings
+    )
+    before, calls = copy.deepcopy(trainer.model), recorded_inputs(trainer)
+    trainer.train()
+    shares = [call["mixed_targets"].max(dim=1).values.min().item() for call in calls]
+    assert len(shares) == len(set(shares)) == 4
+    for call in calls:
+        output = before.train()(**{name: call[name] for name in call if name not in ("prototypes", "seen")})
+        ((output.loss_joint + output.loss_uniformity) / 4).backward()  # the bank still fills
+    for (name, old), new in zip(before.named_parameters(), trainer.model.parameters(), strict=True):
+        step = 0 if old.grad is None else trainer.args.learning_rate * old.grad
+        torch.testing.assert_close(new, old - step, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("stop", "more"),
+    [
+        (4, {}),
+        (7, {}),
+        (10, {}),
+        (13, {**MIXED, "sampler": "repeat_factor", "repeat_threshold": 0.2, "partner_sampler": "progressive"}),
+    ],
+    ids=["first epoch", "epoch's end", "second epoch", "second longer epoch, mixed"],
+)
+def test_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(make_trainer, few_splits, tmp_path, stop, more):
     settings = {
+        "splits": few_splits,
         "num_train_epochs": 2,
         "save_strategy": "steps",
-        "save_steps": 5,
+        "save_steps": 3,
         "backbone_kwargs": '{"drop_path_rate": 0.2}',
         "image_size": 8,
+        **more,
     }
     undisturbed = make_trainer(output_dir=str(tmp_path / "undisturbed"), **settings)
     undisturbed.train()
@@ -217,6 +429,8 @@ def test_classifier_vectors_and_one_dimensional_parameters_have_no_weight_decay(
     excluded = {"classifier.weight", "classifier.bias", "backbone.pos_embed", "backbone.cls_token"}
     assert not excluded & set(decayed)
     assert all(dict(trainer.model.named_parameters())[name].ndim > 1 for name in decayed)
+    as_they_are = make_trainer(backbone="test_vit", image_size=32, normalize_classifier=False)
+    assert set(as_they_are.get_decay_parameter_names(as_they_are.model)) - set(decayed) == {"classifier.weight"}
 
 
 def test_classifier_norm_does_not_shrink_under_weight_decay(make_trainer):
@@ -224,6 +438,45 @@ def test_classifier_norm_does_not_shrink_under_weight_decay(make_trainer):
     before = trainer.model.classifier.weight.norm(dim=1).detach().clone()
     trainer.train()
     assert (trainer.model.classifier.weight.norm(dim=1) >= before - 1e-6).all()
+
+
+def test_learning_rate_is_that_of_the_global_batch(make_trainer, few_splits):
+    settings = {"learning_rate": 0.1, "lr_base_size": 256, "gradient_accumulation_steps": 2}
+    trainer = make_trainer(splits=few_splits, max_steps=1, image_size=8, **settings)
+    trainer.train()
+    assert [group["initial_lr"] for group in trainer.optimizer.param_groups] == [0.1 * 64 / 256] * 2
+    assert logged(trainer)[0]["learning_rate"] == 0.1 * 64 / 256
+
+
+def test_learning_rates_of_the_layers_keep_their_ratio(make_trainer, few_splits):
+    trainer = make_trainer(
+        splits=few_splits, backbone="test_vit", image_size=32, max_steps=4, layer_decay=0.5, lr_base_size=64,
+        logging_strategy="steps", logging_steps=1,
+    )  # fmt: skip
+    trainer.train()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    groups = trainer.optimizer.param_groups
+    initial = {names[id(parameter)]: group["initial_lr"] for group in groups for parameter in group["params"]}
+    assert sorted(initial) == sorted(names.values())
+    assert initial["classifier.weight"] == initial["projector.0.weight"] == pytest.approx(0.01 * 32 / 64)
+    assert initial["backbone.blocks.0.attn.qkv.weight"] == 0.5 * initial["backbone.blocks.1.attn.qkv.weight"]
+    assert initial["backbone.patch_embed.proj.weight"] == 0.5 * initial["backbone.blocks.0.attn.qkv.weight"]
+    decayed = trainer.get_decay_parameter_names(trainer.model)
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (trainer.args.weight_decay if names[id(parameter)] in decayed else 0)
+    rates = [entry["learning_rate"] / initial["classifier.weight"] for entry in logged(trainer)]
+    cosine = [(1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
+    assert rates == pytest.approx(cosine)
+    scheduled = trainer.lr_scheduler.base_lrs
+    assert scheduled == [group["initial_lr"] for group in groups] and len(set(scheduled)) > 3
+
+
+def test_second_stage_keeps_the_settings_of_the_first_in_the_configuration(make_trainer):
+    first = make_trainer(lambda_ss=0.3, lambda_cc=0.4, contrastive_temperature=0.5, contrastive_reduction="mean")
+    config = make_trainer(first.model, train_only_classifier=True).model.config
+    assert (config.lambda_ss, config.lambda_cc, config.contrastive_temperature) == (0.3, 0.4, 0.5)
+    assert config.contrastive_reduction == "mean"
 
 
 def test_loss_that_is_not_finite_stops_with_step_and_terms(make_trainer):
@@ -322,6 +575,40 @@ class TestWrongData:
         foreign.labels = dataset.labels[:10]
         with pytest.raises(ValueError, match="validation_fraction 0.2 needs train_dataset to be an ImageDataset"):
             BCE3STrainer(model, args, train_dataset=foreign)
+
+    def foreign(self, dataset):
+        """As the user's own dataset may be: items by row, and labels."""
+        foreign = torch.utils.data.Subset(dataset, range(0, len(dataset), 2))
+        foreign.labels = dataset.labels[::2]
+        return foreign
+
+    def test_mixing_of_a_foreign_dataset(self, parts):
+        model, args, dataset = parts
+        args.cutmix_alpha = 1.0
+        with pytest.raises(
+            ValueError, match="cutmix_alpha need train_dataset to be an ImageDataset, got Subset; wrap"
+        ):
+            BCE3STrainer(model, args, train_dataset=self.foreign(dataset))
+
+    def test_foreign_dataset_trains_without_mixing(self, parts):
+        model, args, dataset = parts
+        args.max_steps, args.sampler, args.save_strategy = 2, "class_balanced", "no"
+        trainer = BCE3STrainer(model, args, train_dataset=self.foreign(dataset))
+        calls = recorded_inputs(trainer)
+        trainer.train()
+        labels = self.foreign(dataset).labels
+        drawn = LongTailSampler(labels, "class_balanced", seed=args.seed).rows()
+        assert torch.cat([call["labels"] for call in calls]).tolist() == labels[drawn][:128].tolist()
+
+    def test_weights_of_a_class_without_image(self, parts):
+        model, args, dataset = parts
+        args.class_balanced_beta = 0.9
+        wrong = self.relabelled(dataset, np.where(dataset.labels == 9, 8, dataset.labels))
+        with (
+            pytest.warns(UserWarning, match="1 of 10 classes"),
+            pytest.raises(ValueError, match=r"classes without images: \[9\]"),
+        ):
+            BCE3STrainer(model, args, train_dataset=wrong)
 
     def test_good_data_raises_no_warning(self, parts):
         model, args, dataset = parts

@@ -23,14 +23,38 @@ from bce3s_hf import (
     train_transform,
 )
 from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.data import DrawSampler
+from bce3s_hf.data.mixing import mixed_views
 from bce3s_hf.losses import bce_contrastive_loss, bce_joint_loss, class_balanced_weights, sample_classes
+from bce3s_hf.models.parameter_groups import layer_decay_groups
+from bce3s_hf.second_stage import SecondStageArguments
+from bce3s_hf.weight_average import WeightAverage
 
 FEATURES, WEIGHT, BIAS = torch.randn(2, 4), torch.randn(3, 4), torch.zeros(3)
-CIFAR = ROOT / "recipes" / "cifar_lt.yaml"
+DIGITS = ROOT / "recipes" / "digits_lt.yaml"
 
 
-def joint(targets, features=FEATURES):
-    return bce_joint_loss(features, WEIGHT, BIAS, targets)
+def joint(targets, features=FEATURES, **options):
+    return bce_joint_loss(features, WEIGHT, BIAS, targets, **options)
+
+
+def training(**settings):
+    return BCE3STrainingArguments("run", use_cpu=True, **settings)
+
+
+def sampler(*labels, **settings):
+    return LongTailSampler(np.array(labels), **settings)
+
+
+def no_mixing():
+    images, labels = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
+    mixed_views(images, labels, images, labels, 2, mixup_alpha=0, cutmix_alpha=0, seed=0)
+
+
+def layers_unknown():
+    model = backbone("resnet20_cifar")
+    model.backbone.__class__ = type("Bare", (torch.nn.Module,), {})
+    layer_decay_groups(model, [], learning_rate=0.1, weight_decay=0, layer_decay=0.7)
 
 
 def backbone(name, **settings):
@@ -50,7 +74,7 @@ def folder(split="train"):
 
 def yaml(text):
     Path("settings.yaml").write_text(text)
-    return parse_arguments(CIFAR, ["--config", "settings.yaml"])
+    return parse_arguments(DIGITS, ["--config", "settings.yaml"])
 
 
 def corrupt_image():
@@ -94,6 +118,18 @@ CASES = {
         r"soft targets must have shape \(B, K\) = \(2, 3\), got \(2, 5",
     ),
     "soft label above one": (lambda: joint(torch.full((2, 3), 2.0)), r"soft targets must lie in \[0, 1\], got 2 to 2"),
+    "form of soft labels": (
+        lambda: joint(torch.rand(2, 3), soft_targets="half"),
+        "soft_targets must be one of full, positive, got 'half'",
+    ),
+    "form of soft labels in a model": (
+        lambda: BCE3SConfig(soft_targets="half"),
+        "soft_targets must be one of full, positive, got 'half'",
+    ),
+    "weights of the classes": (
+        lambda: joint(torch.tensor([0, 1]), class_weights=torch.ones(2)),
+        r"class_weights must have shape \(K,\) = \(3,\), got \(2,\)",
+    ),
     "feature dimension": (lambda: joint(torch.tensor([0, 1]), torch.randn(2, 5)), "weight must have 5 columns"),
     "r = 0": (lambda: sample_classes(torch.tensor([0]), 3, 0.0), r"ratio must be in \(0, 1\], got 0.0"),
     "r = 0 in training": (
@@ -108,6 +144,58 @@ CASES = {
         lambda: BCE3STrainingArguments("run", lambda_ss=-1),
         "lambda_ss must be at least 0 and finite, got -1",
     ),
+    "reduction of the contrastive loss": (
+        lambda: BCE3SConfig(contrastive_reduction="max"),
+        "contrastive_reduction must be one of sum, mean, got 'max'",
+    ),
+    "alpha": (lambda: training(mixup_alpha=-1), "mixup_alpha must be at least 0 and finite, got -1"),
+    "no view left": (lambda: training(plain_view=False), "plain_view False leaves no view; give mixup_alpha or cut"),
+    "nothing to mix": (no_mixing, "mixup_alpha and cutmix_alpha are 0 and 0; give one above 0"),
+    "partners of nothing": (
+        lambda: training(partner_sampler="instance"),
+        "partner_sampler 'instance' does nothing without mixup_alpha or cutmix_alpha",
+    ),
+    "partners' sampler": (
+        lambda: training(mixup_alpha=1, partner_sampler="balanced"),
+        "partner_sampler: sampler must be one of instance, .*, got 'balanced'",
+    ),
+    "mixing a frozen backbone": (
+        lambda: training(mixup_alpha=1, train_only_classifier=True),
+        "mixup_alpha and cutmix_alpha are for the first stage; set them to 0",
+    ),
+    "layers of a frozen backbone": (
+        lambda: training(layer_decay=0.7, train_only_classifier=True),
+        "layer_decay 0.7 does nothing with train_only_classifier; leave one out",
+    ),
+    "layer decay": (lambda: training(layer_decay=2), r"layer_decay must be in \(0, 1\], got 2"),
+    "layers unknown": (layers_unknown, "layer_decay 0.7: timm knows no layers of 'resnet20_cifar'; leave it out"),
+    "decay of the average": (lambda: training(ema_decay=1), r"ema_decay must be in \(0, 1\), got 1"),
+    "average and best model": (
+        lambda: training(ema_decay=0.9, load_best_model_at_end=True),
+        "load_best_model_at_end would choose by averaged weights and load others; drop ema_decay",
+    ),
+    "average of a run without": (
+        lambda: WeightAverage(torch.nn.Linear(1, 1), 0.9).load("run/checkpoint-5"),
+        "ema_decay 0.9: 'run/checkpoint-5' was trained without; leave ema_decay out",
+    ),
+    "batch of the learning rate": (lambda: training(lr_base_size=0), "lr_base_size must be at least 1, got 0"),
+    "beta in training": (
+        lambda: training(class_balanced_beta=1),
+        r"class_balanced_beta must be in \[0, 1\), got 1",
+    ),
+    "second stage": (
+        lambda: SecondStageArguments("retrain"),
+        "second_stage must be none or some of class_balanced, crt, .*, got 'retrain'",
+    ),
+    "second stage twice": (lambda: SecondStageArguments("crt,crt"), "second_stage names a method twice: 'crt,crt'"),
+    "epochs of the second stage": (
+        lambda: SecondStageArguments(second_stage_epochs=0),
+        "second_stage_epochs must be above 0 and finite, got 0",
+    ),
+    "tau": (
+        lambda: SecondStageArguments(normalization_tau=-1),
+        "normalization_tau must be at least 0 and finite, got -1",
+    ),
     "label smoothing": (
         lambda: BCE3STrainingArguments("run", label_smoothing_factor=0.1),
         "label_smoothing_factor 0.1 is of no use here: give soft labels",
@@ -115,6 +203,35 @@ CASES = {
     "sampler": (
         lambda: LongTailSampler(np.array([0, 1]), "balanced"),
         "sampler must be one of instance, .* 'balanced'",
+    ),
+    "sampler without its power": (
+        lambda: sampler(0, 1, name="power"),
+        "sampler 'power' needs power, the q of n.-q, at least 0 and finite, got None",
+    ),
+    "power of no use": (
+        lambda: training(sampler="class_balanced", sampler_power=0.5),
+        "sampler: power 0.5 is of no use to sampler 'class_balanced'; leave it out or choose sampler 'power'",
+    ),
+    "threshold of repetition": (
+        lambda: sampler(0, 1, name="repeat_factor", repeat_threshold=2),
+        r"repeat_threshold is a share of the images and must be in \(0, 1\], got 2",
+    ),
+    "number of epochs": (
+        lambda: sampler(0, 1, name="progressive"),
+        "sampler 'progressive' needs num_epochs, at least 1 and finite, got None",
+    ),
+    "labels to draw by": (
+        lambda: sampler(0.5, 1),
+        r"labels must be integers of shape .*, got float64 of shape \(2,\)",
+    ),
+    "row without a class": (lambda: sampler(0, -1), "labels must be at least 0, got -1; remove rows without a class"),
+    "partners from the same numbers": (
+        lambda: DrawSampler(sampler(0, 1), sampler(0, 1)),
+        "first and partner both have seed 0 and stream 0, .*; give partner another stream",
+    ),
+    "partners from other data": (
+        lambda: DrawSampler(sampler(0, 1), sampler(0, 1, 1, stream=1)),
+        "first and partner must draw from the same rows, got 2 and 3; give both the labels of one dataset",
     ),
     "validation share": (
         lambda: BCE3STrainingArguments("run", validation_fraction=1),
@@ -149,14 +266,26 @@ CASES = {
     "manifest of other data": (foreign_manifest, "the manifest was made from another dataset"),
     "broken manifest": (broken_manifest, "split.json is not a split manifest"),
     "size without imbalance": (lambda: DataArguments(max_count=10), "max_count 10 needs imbalance_factor"),
+    "one list": (
+        lambda: DataArguments(train_list="a.txt"),
+        "train_list a.txt and test_list None: give both or neither",
+    ),
+    "counts without lists": (
+        lambda: DataArguments(published="imagenet_lt"),
+        "published 'imagenet_lt' needs train_list and test_list",
+    ),
+    "columns of lists": (
+        lambda: DataArguments(train_list="a.txt", test_list="b.txt", label_column="kind"),
+        "image_column, label_column, train_split and test_split are of no use with train_list and test_list",
+    ),
     "image and label in one column": (
         lambda: (folder(), folder("test"), load_images("data", image_column="kind", label_column="kind"))[2],
         "image_column and label_column are both 'kind'",
     ),
-    "unknown option": (lambda: parse_arguments(CIFAR, ["--epochs", "3"]), "unknown setting '--epochs'"),
+    "unknown option": (lambda: parse_arguments(DIGITS, ["--epochs", "3"]), "unknown setting '--epochs'"),
     "unknown setting in YAML": (lambda: yaml("epochs: 3"), "unknown setting '--epochs'"),
     "list in YAML": (lambda: yaml("sampler: [instance]"), "sampler in 'settings.yaml' must be one number, text or"),
-    "missing YAML": (lambda: parse_arguments(CIFAR, ["--config", "no.yaml"]), "config 'no.yaml' does not exist"),
+    "missing YAML": (lambda: parse_arguments(DIGITS, ["--config", "no.yaml"]), "config 'no.yaml' does not exist"),
     "options not JSON": (
         lambda: ModelArguments(backbone_kwargs="depth=3"),
         "backbone_kwargs must be JSON, got 'depth=3'",
