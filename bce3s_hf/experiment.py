@@ -27,6 +27,7 @@ from bce3s_hf.training_args import BCE3STrainingArguments
 
 MANIFEST_FILE = "split.json"
 RESULTS_FILE = "results.json"
+_RECORDED_ARGUMENTS = ("max_steps", "warmup_steps", "gradient_accumulation_steps", "bf16", "fp16", "torch_compile")
 _RECORDED_CONFIG = (
     "backbone_kwargs",
     "normalize_classifier",
@@ -196,7 +197,7 @@ def measure(trainer: BCE3STrainer) -> RunResult:
 def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[str, Any]:
     """Figures of a run, with all that is needed to repeat them."""
     config, args = trainer.model.config, trainer.args
-    chosen = {name: getattr(args, name) for name in BCE3STrainingArguments.__annotations__}
+    chosen = {name: getattr(args, name) for name in (*BCE3STrainingArguments.__annotations__, *_RECORDED_ARGUMENTS)}
     return {
         "command": " ".join(["python", *sys.argv]),
         "protocol": "last epoch, no flip averaging",
@@ -205,7 +206,7 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
         "model": {name: getattr(config, name) for name in _RECORDED_CONFIG},
-        "epochs": args.num_train_epochs,
+        "epochs": round(trainer.state.epoch or 0, 4),
         "seed": args.seed,
         "global_batch": args.global_batch_size,
         "scaled_learning_rate": args.scaled_learning_rate,

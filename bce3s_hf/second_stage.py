@@ -5,11 +5,14 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.data.sources import LABEL
 from bce3s_hf.experiment import RunResult, Splits, build_model, build_trainer, load_splits, run, save_and_test
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
@@ -113,6 +116,7 @@ def train_both_stages(default_config: Path) -> None:
     classes = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
     model_args, data_args, stage, args = parse_arguments(default_config, classes=classes)
     splits = load_splits(data_args)
+    _check_counts(splits, stage)
     model = build_model(model_args, splits, args.seed)
     trainer = build_trainer(model, splits, args, data_args)
     results = {model_args.backbone: run(trainer, splits, pretrained=model_args.pretrained, data=asdict(data_args))}
@@ -130,10 +134,10 @@ def run_second_stage(
 ) -> dict[str, RunResult]:
     """Apply each chosen method to a trained model; each result is saved in a folder of its name in the output folder.
 
-    "class_balanced" is the second stage of BCE3S: joint loss with class-balanced weights, the negatives sampled as in
-    the first stage, no weight decay. The paper's projection on a maximal norm is left out: the vectors are used at
-    length one, so it changes no output. "crt" trains a new classifier on classes drawn alike. In both, the backbone
-    is frozen in evaluation mode.
+    "class_balanced" is the second stage of BCE3S: joint loss with class-balanced weights, each image once an epoch,
+    the negatives sampled as in the first stage, no weight decay. The paper's projection on a maximal norm is left out:
+    the vectors are used at length one, so it changes no output. "crt" trains a new classifier on classes drawn alike.
+    In both, the backbone is frozen in evaluation mode.
 
     Args:
         checkpoint: Folder of the first stage's model.
@@ -146,8 +150,9 @@ def run_second_stage(
         By method, what it measured on the test images.
 
     Raises:
-        ValueError: If the data does not fit the model.
+        ValueError: If the data does not fit the model, or "class_balanced" meets a class without training images.
     """
+    _check_counts(splits, stage)
     results = {}
     for method in stage.methods:
         model = BCE3SForImageClassification.from_pretrained(checkpoint)
@@ -156,6 +161,7 @@ def run_second_stage(
         if method == "class_balanced":
             method_args.learning_rate, method_args.lr_base_size = stage.second_stage_learning_rate, None
             method_args.class_balanced_beta = stage.second_stage_beta
+            method_args.sampler, method_args.sampler_power = "instance", None  # the weights balance already
         elif method == "crt":
             method_args.sampler, method_args.sampler_power = "class_balanced", None
             restart_classifier(model, args.seed)
@@ -167,6 +173,17 @@ def run_second_stage(
         finish = run if method in TRAINED else save_and_test
         results[method] = finish(trainer, splits, second_stage={"method": method, **asdict(stage)})
     return results
+
+
+def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:
+    """Say before the first stage, not after it, what the second cannot do."""
+    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(splits.class_names))
+    empty = np.flatnonzero(counts == 0).tolist()
+    if empty and "class_balanced" in stage.methods:
+        raise ValueError(
+            f"second_stage class_balanced weighs each class by its training images; {len(empty)} of {len(counts)} "
+            f"classes have none: {empty[:10]}. Add images, remove the classes, or choose another second_stage"
+        )
 
 
 def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) -> BCE3STrainingArguments:

@@ -2,8 +2,8 @@
 
 python tests/distributed_run.py OUTPUT_DIR BATCH_PER_PROCESS EXPECTED_PROCESSES RUN [RUN ...]
 
-The run "plain" has a second stage. The run "killed" is that of "mixed": all its processes die in its second epoch, and when it is started again, it
-resumes from its checkpoint.
+The run "plain" has a second stage. The run "killed" is that of "mixed": all its processes die in its second epoch,
+and when it is started again, it resumes from its checkpoint.
 """
 
 import argparse

@@ -20,7 +20,7 @@ LOWER_UNITS = {
     "evaluation": {"metrics", "data", "models"},
     "arguments": {"losses", "data", "training_args"},
     "experiment": {"losses", "metrics", "data", "models", "plots", "training_args", "trainer", "arguments"},
-    "second_stage": {"metrics", "models", "training_args", "arguments", "experiment"},
+    "second_stage": {"data", "metrics", "models", "training_args", "arguments", "experiment"},
     "ablation": {"metrics", "training_args", "arguments", "experiment"},
     "__init__": {"losses", "metrics", "data", "models", "training_args", "trainer"},
 }

@@ -1,6 +1,7 @@
 """Settings from YAML and command line, data by manifest, and a model that its seed determines."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -322,7 +323,7 @@ def finished(make_trainer, few_splits):
         backbone_kwargs='{"drop_path_rate": 0.1}',
     )  # fmt: skip
     result = run(trainer, few_splits, purpose="test")
-    return trainer, result, json.loads((ROOT / trainer.args.output_dir / "results.json").read_text())
+    return trainer, result, json.loads(Path(trainer.args.output_dir, "results.json").read_text())
 
 
 def test_record_holds_what_was_measured_and_all_settings(finished, few_splits):

@@ -1,6 +1,7 @@
 """Real launches: two processes compute what one does, and a killed run resumes where it was.
 
-The runs are one as the defaults are and one with mixed views and averaged weights, see distributed_run.py.
+The runs are one as the defaults are, with a second stage, and one with mixed views and averaged weights, see
+distributed_run.py.
 """
 
 import json

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 
@@ -149,7 +150,18 @@ def start(recipe, images, folder, *options, launcher=()):
 
 
 def accelerate(config, *options):
-    return ("-m", "accelerate.commands.launch", "--config_file", LAUNCH / config, *options)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return (
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        LAUNCH / config,
+        "--main_process_port",
+        port,
+        *options,
+    )
 
 
 def rows(printed):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, LongTailSampler, SplitManifest, second_stage
 from bce3s_hf.arguments import DataArguments, ModelArguments
-from bce3s_hf.experiment import build_model, build_trainer, run
+from bce3s_hf.experiment import Splits, build_model, build_trainer, run
 from bce3s_hf.second_stage import (
     METHODS,
     SecondStageArguments,
@@ -313,3 +313,14 @@ def test_without_second_stage_nothing_is_done(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SecondStageArguments(**settings)
+
+
+def test_class_without_images_is_refused_before_the_first_stage(tmp_path, monkeypatch, digit_splits):
+    labels = np.asarray(digit_splits.train["label"])
+    splits = Splits(digit_splits.train.select(np.flatnonzero(labels != 4)), digit_splits.test, None)
+    monkeypatch.setattr(second_stage, "load_splits", lambda args: splits)
+    monkeypatch.setattr("sys.argv", ["recipe", "--output_dir", str(tmp_path / "run"), "--use_cpu", "True"])
+    (tmp_path / "recipe.yaml").write_text("second_stage: class_balanced")
+    with pytest.raises(ValueError, match=r"class_balanced weighs .*; 1 of 10 classes have none: \[4\]. Add images"):
+        train_both_stages(tmp_path / "recipe.yaml")
+    assert not (tmp_path / "run").exists()
