@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,16 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
     """
     if not path.is_file():
         raise ValueError(f"plan {str(path)!r} does not exist; give a YAML file such as recipes/ablate_digits.yaml")
-    plan = yaml.safe_load(path.read_text())
+    try:
+        plan = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"plan {str(path)!r} is not YAML: {error}") from error
     if not isinstance(plan, dict) or set(plan) != {"settings", "seeds", "grid"}:
         raise ValueError(f"plan {str(path)!r} must have exactly the keys settings, seeds and grid")
     if type(plan["seeds"]) is not int or plan["seeds"] < 1:
         raise ValueError(f"seeds in {str(path)!r} must be a number of at least 1, got {plan['seeds']!r}")
+    if not isinstance(plan["settings"], dict) or None in plan["settings"].values():
+        raise ValueError(f"settings in {str(path)!r} must be lines `name: value`; leave a setting out for none")
     given = {}
     for option in overrides or []:
         name, equals, value = option.removeprefix("--").partition("=")
@@ -69,6 +74,10 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
         raise ValueError(f"grid in {str(path)!r} must be groups of lists of values: {error}") from error
     settings = plan["settings"] | given
     for row in rows:
+        for name in {"seed", "output_dir"} & (settings | row).keys():
+            raise ValueError(
+                f"{name} is set for each run; give `seeds` in the plan and --output_dir on the command line"
+            )
         both = sorted(set(row) & set(given))
         if both:
             raise ValueError(f"{both[0]} is in the grid of {str(path)!r} and cannot be overridden")
@@ -86,7 +95,13 @@ def run_plan(plan: Plan, folder: Path, jobs: int) -> Iterator[tuple[int, int, di
 
     Yields:
         Number of the row, seed, and test metrics, as the runs end.
+
+    Raises:
+        ValueError: If `jobs` is below 1.
+        RuntimeError: If a run fails; those not yet begun are left out.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     tasks = {}
     threads = max(1, torch.get_num_threads() // jobs)
     # spawned: forked processes would inherit torch's threads in an undefined state
@@ -96,7 +111,13 @@ def run_plan(plan: Plan, folder: Path, jobs: int) -> Iterator[tuple[int, int, di
                 settings = plan.settings | row | {"seed": seed, "output_dir": str(folder / f"{number}-{seed}")}
                 tasks[pool.submit(_run, settings, threads)] = number, seed
         for task in as_completed(tasks):
-            yield *tasks[task], task.result()
+            number, seed = tasks[task]
+            try:
+                metrics = task.result()
+            except Exception as error:  # whatever a training raises
+                pool.shutdown(cancel_futures=True)
+                raise RuntimeError(f"{plan.rows[number]} with seed {seed} failed: {error}") from error
+            yield number, seed, metrics
 
 
 def _run(settings: dict[str, Any], threads: int) -> dict[str, float]:
@@ -104,7 +125,7 @@ def _run(settings: dict[str, Any], threads: int) -> dict[str, float]:
     model_args, data_args, args = parse_settings(settings, CLASSES)
     splits = load_splits(data_args)
     model = build_model(model_args, splits, args.seed)
-    return run(build_trainer(model, splits, args, data_args), splits).metrics
+    return run(build_trainer(model, splits, args, data_args), splits, data=asdict(data_args)).metrics
 
 
 def summarise(plan: Plan, metrics: dict[tuple[int, int], dict[str, float]]) -> list[dict[str, Any]]:

@@ -17,6 +17,17 @@ from bce3s_hf.training_args import BCE3STrainingArguments
 
 
 @dataclass
+class CheckpointArguments:
+    """Which trained model."""
+
+    checkpoint: str = field(metadata={"help": "Folder that the Trainer saved, or id on the Hub."})
+
+    def __post_init__(self) -> None:
+        if self.checkpoint.startswith((".", "/", "~")) and not Path(self.checkpoint).is_dir():
+            raise ValueError(f"checkpoint {self.checkpoint!r} is no folder; give one that the Trainer saved")
+
+
+@dataclass
 class DataArguments:
     """Which images, how long their tail, and how they are augmented."""
 
@@ -27,8 +38,9 @@ class DataArguments:
         default=None, metadata={"help": "List of the dataset's images to train on: `path label` lines, or a .json."}
     )
     test_list: str | None = field(default=None, metadata={"help": "List of the dataset's images to test on."})
-    published: str | None = field(
-        default=None, metadata={"help": "Check the lists by these published counts.", "choices": list(PUBLISHED)}
+    published: str = field(
+        default="none",
+        metadata={"help": "Check the lists by these published counts.", "choices": ["none", *PUBLISHED]},
     )
     imbalance_factor: float | None = field(
         default=None, metadata={"help": "Largest over smallest class, at least 1; left out, the data stays as it is."}
@@ -50,7 +62,8 @@ class DataArguments:
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
     augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
     auto_augment: str | None = field(
-        default=None, metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1."}
+        default=None,
+        metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1, or none."},
     )
     re_prob: float | None = field(
         default=None, metadata={"help": "Probability of random erasing in random_resized_crop; timm's 0."}
@@ -60,11 +73,13 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.auto_augment == "none":
+            self.auto_augment = None
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
         if (self.train_list is None) != (self.test_list is None):
             raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
-        if self.train_list is None and self.published is not None:
+        if self.train_list is None and self.published != "none":
             raise ValueError(f"published {self.published!r} needs train_list and test_list")
         columns = (self.image_column, self.label_column, self.test_split)
         if self.train_list is not None and (columns != (None, None, None) or self.train_split != "train"):

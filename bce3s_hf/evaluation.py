@@ -52,17 +52,14 @@ _DEFINITIONS = {
 
 @dataclass
 class EvaluationArguments:
-    """Which checkpoint to evaluate, how, and where the figures go."""
+    """How to evaluate a checkpoint, and where the figures go."""
 
-    checkpoint: str = field(metadata={"help": "Folder that the Trainer saved, or id on the Hub."})
     output_dir: str = field(metadata={"help": "Folder for evaluation.json and pictures."})
     batch_size: int = field(default=256, metadata={"help": "Images a step and process."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read images, for each process."})
     plots: bool = field(default=True, metadata={"help": "Draw pictures; needs the extra `plots`."})
 
     def __post_init__(self) -> None:
-        if self.checkpoint.startswith((".", "/", "~")) and not Path(self.checkpoint).is_dir():
-            raise ValueError(f"checkpoint {self.checkpoint!r} is no folder; give one that the Trainer saved")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.num_workers < 0:
@@ -124,20 +121,7 @@ def evaluation_dataset(model: BCE3SForImageClassification, images: datasets.Data
             "by; give one that BCE3STrainer saved"
         )
     dataset = ImageDataset(images, eval_transform(config.data_config))
-    known = [config.id2label[label] for label in range(config.num_labels)]
-    names = dataset.class_names
-    if len(names) != len(known):
-        raise ValueError(
-            f"the dataset has {len(names)} classes, the checkpoint {len(known)}; give the dataset it was trained on"
-        )
-    different = [label for label, name in enumerate(names) if name != known[label]]
-    if different and known != [f"LABEL_{label}" for label in range(len(known))]:  # transformers' own: no names given
-        first = different[0]
-        order = "; the same names in another order" if sorted(names) == sorted(known) else ""
-        raise ValueError(
-            f"class {first} is {names[first]!r} in the dataset, {known[first]!r} in the checkpoint "
-            f"({len(different)} of {len(known)} differ{order}); give the dataset it was trained on"
-        )
+    model.check_class_names(dataset.class_names)
     if len(np.unique(dataset.labels)) < 2:
         raise ValueError(f"the test split has {len(dataset)} images of fewer than 2 classes; give another test_split")
     return dataset

@@ -71,7 +71,12 @@ class RunResult:
 def load_splits(args: DataArguments) -> Splits:
     """Load the data and, if asked, take its long-tailed subset."""
     if args.train_list is not None:
-        images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
+        images = load_lists(
+            args.dataset,
+            args.train_list,
+            args.test_list,
+            published=None if args.published == "none" else args.published,
+        )
     else:
         images = load_images(
             args.dataset,
@@ -126,6 +131,18 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         id2label=dict(enumerate(names)),
         label2id={name: label for label, name in enumerate(names)},
     )
+
+
+def load_checkpoint(checkpoint: str) -> BCE3SForImageClassification:
+    """Trained model from a folder or from the Hub, in float32.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32)
+    except OSError as error:
+        raise ValueError(f"cannot load checkpoint {checkpoint!r}, neither a folder nor on the Hub: {error}") from error
 
 
 def build_trainer(
@@ -200,7 +217,7 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
     chosen = {name: getattr(args, name) for name in (*BCE3STrainingArguments.__annotations__, *_RECORDED_ARGUMENTS)}
     return {
         "command": " ".join(["python", *sys.argv]),
-        "protocol": "last epoch, no flip averaging",
+        "protocol": f"{'last epoch' if trainer.state.global_step else 'no training'}, no flip averaging",
         "metrics": result.metrics,
         "backbone": config.backbone,
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),

@@ -9,24 +9,32 @@ import numpy as np
 import torch
 from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
+from transformers.training_args import OptimizerNames
 
 from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
-from bce3s_hf.experiment import RunResult, Splits, build_model, build_trainer, load_splits, run, save_and_test
+from bce3s_hf.experiment import (
+    RunResult,
+    Splits,
+    build_model,
+    build_trainer,
+    load_checkpoint,
+    load_splits,
+    run,
+    save_and_test,
+)
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
 TRAINED = ("class_balanced", "crt")
-
-
-@dataclass
-class CheckpointArguments:
-    """Which model the second stage starts from."""
-
-    checkpoint: str = field(metadata={"help": "Folder of the first stage's model, or its id on the Hub."})
+_FIRST_STAGE_SETTINGS = (
+    *("num_train_epochs", "max_steps", "mixup_alpha", "cutmix_alpha", "plain_view", "partner_sampler", "sampler"),
+    *("weight_decay", "class_balanced_beta", "ema_decay", "layer_decay", "train_only_classifier", "warmup_steps"),
+)
 
 
 @dataclass
@@ -155,13 +163,14 @@ def run_second_stage(
     _check_counts(splits, stage)
     results = {}
     for method in stage.methods:
-        model = BCE3SForImageClassification.from_pretrained(checkpoint)
+        model = load_checkpoint(checkpoint)
         method_args = _classifier_args(args, stage)
         method_args.output_dir = str(Path(args.output_dir) / method)
         if method == "class_balanced":
             method_args.learning_rate, method_args.lr_base_size = stage.second_stage_learning_rate, None
             method_args.class_balanced_beta = stage.second_stage_beta
             method_args.sampler, method_args.sampler_power = "instance", None  # the weights balance already
+            method_args.optim, method_args.optim_args = OptimizerNames.SGD, "momentum=0.9"
         elif method == "crt":
             method_args.sampler, method_args.sampler_power = "class_balanced", None
             restart_classifier(model, args.seed)
@@ -169,9 +178,10 @@ def run_second_stage(
             normalize_tau(model, stage.normalization_tau)
         else:
             adjust_logits(model, stage.adjustment_tau)
-        trainer = build_trainer(model, splits, method_args, data_args)
+        trainer = trainer_of_checkpoint(model, splits, method_args, data_args)
         finish = run if method in TRAINED else save_and_test
-        results[method] = finish(trainer, splits, second_stage={"method": method, **asdict(stage)})
+        record = {"method": method, "checkpoint": checkpoint, **asdict(stage)}
+        results[method] = finish(trainer, splits, second_stage=record, data=asdict(data_args))
     return results
 
 
@@ -186,6 +196,45 @@ def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:
         )
 
 
+def trainer_of_checkpoint(
+    model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, data_args: DataArguments
+) -> BCE3STrainer:
+    """Trainer that goes on with a trained model, on the images that it was trained on.
+
+    Raises:
+        ValueError: If the classes, or their numbers of training images, are not those of the model.
+    """
+    model.check_class_names(splits.class_names)
+    counts = model.config.class_counts
+    trainer = build_trainer(model, splits, args, data_args)
+    if model.config.class_counts != counts:
+        raise ValueError(
+            f"the checkpoint was trained on {_summary(counts)}, this is {_summary(model.config.class_counts)}; give "
+            "the data settings of the first stage, such as imbalance_factor or manifest"
+        )
+    return trainer
+
+
+def check_finetuning(args: BCE3STrainingArguments, stage: SecondStageArguments) -> None:
+    """Refuse settings that a second stage alone does not look at.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    if not stage.methods:
+        raise ValueError(f"second_stage none leaves nothing to do; choose from {', '.join(METHODS)}")
+    for name in _FIRST_STAGE_SETTINGS:
+        value, default = getattr(args, name), BCE3STrainingArguments.__dataclass_fields__[name].default
+        if value != default:
+            raise ValueError(f"{name} {value} is of the first stage; leave it out, or give a second_stage_... setting")
+
+
+def _summary(counts: list[int] | None) -> str:
+    if counts is None:
+        return "no images"
+    return f"{sum(counts)} images, {max(counts)} to {min(counts)} a class"
+
+
 def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) -> BCE3STrainingArguments:
     """Settings of the first stage for a training of the classifier alone."""
     args = copy.copy(args)
@@ -194,5 +243,6 @@ def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) 
     args.mixup_alpha = args.cutmix_alpha = args.weight_decay = 0.0
     args.plain_view, args.partner_sampler, args.partner_sampler_power = True, None, None
     args.ema_decay = args.layer_decay = args.class_balanced_beta = args.resume_from_checkpoint = None
+    args.warmup_steps, args.push_to_hub = 0, False
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
     return args

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.utils import distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback
@@ -20,7 +21,7 @@ from bce3s_hf.metrics import long_tail_metrics
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.training_args import BCE3STrainingArguments
-from bce3s_hf.weight_average import WeightAverage
+from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
 
 class BCE3STrainer(Trainer):
@@ -186,10 +187,10 @@ class BCE3STrainer(Trainer):
             outputs = model(**inputs)
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         labels = self._gather(inputs["labels"])
+        views = self._with_mixed_views(inputs)
+        hard = not views["labels"].is_floating_point()
         outputs = model(
-            **self._with_mixed_views(inputs),
-            classes=self._sample_classes(labels),
-            class_weights=self._class_weights,
+            **views, classes=self._sample_classes(labels) if hard else None, class_weights=self._class_weights
         )
         scales = self.model.loss_scales()
         if "loss_contrastive" in scales:
@@ -233,6 +234,8 @@ class BCE3STrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; on the averaged weights if there are any."""
         with self._averaged_weights():
+            if self.args.world_size > 1:  # each process has its own statistics; those of the first are saved
+                distribute_bn(self.model, self.args.world_size, reduce=False)
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -245,12 +248,14 @@ class BCE3STrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
+        elif (Path(resume_from_checkpoint) / AVERAGE_FILE).is_file():
+            raise ValueError(f"{str(resume_from_checkpoint)!r} was trained with ema_decay; give it again")
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
         return nullcontext() if self.weight_average is None else self.weight_average.applied()
 
     def _with_mixed_views(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
-        """The batch's images and then their mixed views; partners and lambdas are the same on every run."""
+        """The batch's images and then their mixed views, or only these where nothing needs the images themselves."""
         args = self.args
         if not args.mixes:
             return inputs
@@ -265,9 +270,10 @@ class BCE3STrainer(Trainer):
             cutmix_alpha=args.cutmix_alpha,
             seed=self._step_seed(),
         )
-        pixel_values = torch.cat([images, views])
+        if not args.plain_view and self.model.config.contrastive == "none":
+            return {"pixel_values": views, "labels": mixed_targets}
         return {
-            "pixel_values": pixel_values,
+            "pixel_values": torch.cat([images, views]),
             "labels": labels,
             "mixed_targets": mixed_targets,
             "plain_view": args.plain_view,

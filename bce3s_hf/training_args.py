@@ -45,7 +45,8 @@ class BCE3STrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "CutMix view with lambda from Beta(alpha, alpha); 0 for none."}
     )
     plain_view: bool = field(
-        default=True, metadata={"help": "Whether the images themselves count in the joint loss beside mixed views."}
+        default=True,
+        metadata={"help": "Whether the images themselves count in the joint loss, not only the mixed views."},
     )
     sampler: str = field(
         default="instance", metadata={"help": "How training images are drawn.", "choices": list(SAMPLERS)}
@@ -71,7 +72,7 @@ class BCE3STrainingArguments(TrainingArguments):
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "Average the weights with this decay, in (0, 1); evaluate and save the average."},
+        metadata={"help": "Average the weights with this decay, in (0, 1), warmed up; evaluate and save the average."},
     )
     layer_decay: float | None = field(
         default=None, metadata={"help": "Factor of the learning rate a layer below the last, in (0, 1]."}
@@ -125,6 +126,8 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
             )
+        if self.optim != "sgd" and self.optim_args == "momentum=0.9":
+            self.optim_args = None  # the default, for SGD
         super().__post_init__()
         started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
         if started > self.world_size:

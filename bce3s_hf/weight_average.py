@@ -16,7 +16,8 @@ AVERAGE_FILE = "ema.safetensors"
 class WeightAverage(TrainerCallback):
     """timm's `ModelEmaV3` of a model's parameters and buffers, updated after every step of the optimizer.
 
-    The decay warms up as timm's does: 1 - step^(-2/3) until it reaches `decay`.
+    The decay of step t is min(decay, 1 - 1 / t): the plain mean of the weights so far, until that spans
+    1 / (1 - decay) steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -62,4 +63,4 @@ class WeightAverage(TrainerCallback):
             save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGE_FILE)
 
     def _start(self) -> None:
-        self.average = ModelEmaV3(self.model, self.decay, use_warmup=True)
+        self.average = ModelEmaV3(self.model, self.decay, use_warmup=True, warmup_power=1.0)

@@ -10,11 +10,9 @@ the training counts in the checkpoint. Prints two tables and saves `evaluation.j
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
-from bce3s_hf import BCE3SForImageClassification
-from bce3s_hf.arguments import DataArguments, parse_arguments
+from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
 from bce3s_hf.evaluation import (
     FLIP,
     NO_FLIP,
@@ -25,14 +23,15 @@ from bce3s_hf.evaluation import (
     evaluation_tables,
     save_evaluation,
 )
-from bce3s_hf.experiment import load_splits
+from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
 
 
 def main() -> None:
     config = Path(__file__).with_name("evaluate.yaml")
-    args, data_args = parse_arguments(config, classes=(EvaluationArguments, DataArguments))
-    model = BCE3SForImageClassification.from_pretrained(args.checkpoint, dtype=torch.float32)
+    classes = (CheckpointArguments, EvaluationArguments, DataArguments)
+    chosen, args, data_args = parse_arguments(config, classes=classes)
+    model = load_checkpoint(chosen.checkpoint)
     splits = load_splits(data_args)
     test = evaluation_dataset(model, splits.test)
     folder = Path(args.output_dir)
@@ -40,8 +39,8 @@ def main() -> None:
     outputs = collect_outputs(model, test, batch_size=args.batch_size, num_workers=args.num_workers, flip=True)
     if PartialState().is_main_process:
         evaluation = evaluate(outputs, model)
-        title = f"{Path(args.checkpoint).name} on {Path(data_args.dataset).name}"
-        context = {"checkpoint": args.checkpoint, "data": asdict(data_args), "class_names": splits.class_names}
+        title = f"{Path(chosen.checkpoint).name} on {Path(data_args.dataset).name}"
+        context = {"checkpoint": chosen.checkpoint, "data": asdict(data_args), "class_names": splits.class_names}
         save_evaluation(evaluation, folder / "evaluation.json", **context)
         print(f"\n{title}, {len(test)} test images\n\n{evaluation_tables(evaluation)}")
         if args.plots:

@@ -6,6 +6,7 @@ Prints one table, draws per-class accuracy against training count, and saves bot
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from bce3s_hf.arguments import parse_arguments
@@ -29,7 +30,7 @@ def main() -> None:
         splits = load_splits(data_args)
         model = build_model(model_args, splits, training_args.seed)
         trainer = build_trainer(model, splits, training_args, data_args)
-        results[name] = run(trainer, splits)
+        results[name] = run(trainer, splits, data=asdict(data_args))
     if trainer.is_world_process_zero():
         counts = model.config.class_counts
         picture = folder / "per_class_accuracy.png"

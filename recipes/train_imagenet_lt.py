@@ -3,9 +3,9 @@
     accelerate launch --config_file recipes/accelerate/multi_gpu.yaml recipes/train_imagenet_lt.py --dataset FOLDER
     python recipes/train_imagenet_lt.py --config recipes/imagenet_lt_vit_base.yaml --dataset FOLDER --bf16 True
 
-`FOLDER` holds `train/` and `val/`; the lists `ImageNet_LT_train.txt` and `ImageNet_LT_test.txt` lie in the working
-folder, or where `--train_list` and `--test_list` say. Without `--dataset` the images come from the Hub's ImageNet-1k.
-Prints Many / Medium / Few / All after each stage and saves models and results.
+`FOLDER` holds `train/` and `val/` (Places: `data_256/`); the lists `ImageNet_LT_train.txt` and `ImageNet_LT_test.txt`
+lie in the working folder, or where `--train_list` and `--test_list` say. Without `--dataset` the images come from the
+Hub's ImageNet-1k. Prints Many / Medium / Few / All after each stage and saves models and results.
 """
 
 from pathlib import Path

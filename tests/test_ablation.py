@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from bce3s_hf.ablation import Plan, ablation_table, read_plan, summarise
+from bce3s_hf.ablation import Plan, ablation_table, read_plan, run_plan, summarise
 
 PLAN = {"settings": {"dataset": "digits"}, "seeds": 2, "grid": [{"joint": ["ce", "bce"]}, {"negative_ratio": [0.5]}]}
 
@@ -43,6 +43,10 @@ def test_command_line_overrides_the_settings_of_the_plan(write):
         ({"grid": [{"joint": "ce"}]}, [], "grid in .* must be groups of lists of values"),
         ({"grid": [{"negative_ratio": [0]}]}, [], r"negative_ratio must be in \(0, 1\]"),
         ({"settings": {"epochs": 3}}, [], "unknown setting '--epochs'"),
+        ({"settings": None}, [], "settings in .* must be lines `name: value`"),
+        ({"settings": {"max_count": None}}, [], "settings in .* must be lines `name: value`"),
+        ({}, ["--seed=3"], "seed is set for each run; give `seeds` in the plan"),
+        ({"grid": [{"output_dir": ["a"]}]}, [], "output_dir is set for each run; .* --output_dir on the command line"),
         ({}, ["--joint=ce"], "joint is in the grid of .* and cannot be overridden"),
         ({}, ["--num_train_epochs", "1"], "overridden by --name=value, got '--num_train_epochs'"),
     ],
@@ -55,6 +59,9 @@ def test_wrong_plan_is_refused_before_the_first_run(write, changes, overrides, m
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="plan .* does not exist"):
         read_plan(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("seeds: [")
+    with pytest.raises(ValueError, match="plan .* is not YAML"):
+        read_plan(tmp_path / "broken.yaml")
     (tmp_path / "other.yaml").write_text("seeds: 1")
     with pytest.raises(ValueError, match="must have exactly the keys settings, seeds and grid"):
         read_plan(tmp_path / "other.yaml")
@@ -84,3 +91,8 @@ def test_single_seed_has_no_deviation():
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("ablate_*.yaml")), ids=lambda path: path.stem)
 def test_plans_of_the_recipes_are_valid(path):
     assert len(read_plan(path).rows) >= 2
+
+
+def test_number_of_jobs_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        next(run_plan(Plan({}, [{}], [0]), tmp_path, jobs=0))

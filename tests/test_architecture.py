@@ -20,12 +20,12 @@ LOWER_UNITS = {
     "evaluation": {"metrics", "data", "models"},
     "arguments": {"losses", "data", "training_args"},
     "experiment": {"losses", "metrics", "data", "models", "plots", "training_args", "trainer", "arguments"},
-    "second_stage": {"data", "metrics", "models", "training_args", "arguments", "experiment"},
+    "second_stage": {"data", "metrics", "models", "training_args", "trainer", "arguments", "experiment"},
     "ablation": {"metrics", "training_args", "arguments", "experiment"},
     "__init__": {"losses", "metrics", "data", "models", "training_args", "trainer"},
 }
 
-KNOW_TIMM = {"data/transforms.py", "data/mixing.py", "weight_average.py"}
+KNOW_TIMM = {"data/transforms.py", "data/mixing.py", "weight_average.py", "trainer.py"}
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 

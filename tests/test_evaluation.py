@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from bce3s_hf import BCE3SForImageClassification, ImageDataset, eval_transform
+from bce3s_hf.arguments import CheckpointArguments
 from bce3s_hf.evaluation import (
     EvaluationArguments,
     Outputs,
@@ -25,6 +26,7 @@ from bce3s_hf.evaluation import (
     predict,
     save_evaluation,
 )
+from bce3s_hf.experiment import load_checkpoint
 from bce3s_hf.metrics import long_tail_metrics, per_class_accuracy
 
 RECIPE = ROOT / "recipes" / "evaluate.py"
@@ -206,7 +208,7 @@ def images(names, *labels):
     ("counts", "test", "message"),
     [
         (None, images("0123456789", 0, 1), "was never trained: its configuration has no class_counts"),
-        (range(10), images("012", 0, 1), "the dataset has 3 classes, the checkpoint 10; give the dataset"),
+        (range(10), images("012", 0, 1), "the dataset has 3 classes, the checkpoint 10; give that it was trained on"),
         (
             range(10),
             images("0123456798", 0, 1),
@@ -231,19 +233,25 @@ def test_model_without_class_names_takes_any(make_model):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"checkpoint": "./gone"}, "checkpoint './gone' is no folder; give one that the Trainer saved"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationArguments(**{"checkpoint": "runs/one", "output_dir": "runs/two", **settings})
+        EvaluationArguments(**{"output_dir": "runs/two", **settings})
+
+
+def test_checkpoint_that_is_no_folder_is_refused():
+    with pytest.raises(ValueError, match="checkpoint './gone' is no folder; give one that the Trainer saved"):
+        CheckpointArguments("./gone")
+    with pytest.raises(ValueError, match="cannot load checkpoint 'runs/gone', neither a folder nor on the Hub"):
+        load_checkpoint("runs/gone")
 
 
 def test_plots_without_matplotlib_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("bce3s_hf.evaluation.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="plots needs matplotlib: pip install .* or give --plots False"):
-        EvaluationArguments("runs/one", "runs/two")
-    assert not EvaluationArguments("runs/one", "runs/two", plots=False).plots
+        EvaluationArguments("runs/two")
+    assert not EvaluationArguments("runs/two", plots=False).plots
 
 
 def recipe(monkeypatch, *options):

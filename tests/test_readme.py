@@ -10,10 +10,10 @@ from sklearn.datasets import load_digits
 
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.ablation import ablation_table, read_plan
-from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.metrics import results_table
-from bce3s_hf.second_stage import METHODS, CheckpointArguments, SecondStageArguments
+from bce3s_hf.second_stage import METHODS, SecondStageArguments
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -27,7 +27,7 @@ SETTINGS = {
     "recipes/train_imagenet_lt.py": TRAINING,
     "recipes/train_inaturalist.py": TRAINING,
     "recipes/finetune_classifier.py": (CheckpointArguments, *TRAINING[1:]),
-    "recipes/evaluate.py": (EvaluationArguments, DataArguments),
+    "recipes/evaluate.py": (CheckpointArguments, EvaluationArguments, DataArguments),
 }
 
 

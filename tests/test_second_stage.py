@@ -18,6 +18,7 @@ from bce3s_hf.second_stage import (
     METHODS,
     SecondStageArguments,
     adjust_logits,
+    check_finetuning,
     normalize_tau,
     restart_classifier,
     run_second_stage,
@@ -108,7 +109,12 @@ def test_folder_loads_and_predicts_what_was_measured(runs, method):
 
 @every_method
 def test_results_say_method_and_settings(runs, method):
-    assert runs.record(method)["second_stage"] == {"method": method, **STAGE}
+    expected = {"method": method, "checkpoint": str(runs.folder), **STAGE}
+    assert runs.record(method)["second_stage"] == expected
+    assert runs.record(method)["data"]["augmentation"] == "crop"
+    trained = method in TRAINED
+    assert runs.record(method)["protocol"].startswith("last epoch" if trained else "no training")
+    assert runs.record(method)["epochs"] == (2 if trained else 0)
     assert "second_stage" not in runs.record()
 
 
@@ -283,9 +289,9 @@ def test_recipe_trains_both_stages_and_prints_one_table(tmp_path, monkeypatch, c
     assert (len(first["log"]), crt["training"]["mixup_alpha"], first["training"]["mixup_alpha"]) == (1, 0, 1)
 
 
-def test_without_second_stage_nothing_is_done(tmp_path):
+def test_without_second_stage_nothing_is_done(digit_splits):
     stage = SecondStageArguments()
-    assert stage.methods == [] and run_second_stage("nowhere", None, None, None, stage) == {}
+    assert stage.methods == [] and run_second_stage("nowhere", digit_splits, None, None, stage) == {}
     assert SecondStageArguments("crt , class_balanced").methods == ["crt", "class_balanced"]
 
 
@@ -324,3 +330,39 @@ def test_class_without_images_is_refused_before_the_first_stage(tmp_path, monkey
     with pytest.raises(ValueError, match=r"class_balanced weighs .*; 1 of 10 classes have none: \[4\]. Add images"):
         train_both_stages(tmp_path / "recipe.yaml")
     assert not (tmp_path / "run").exists()
+
+
+def test_other_data_than_the_first_stages_is_refused(runs, digit_splits):
+    stage = SecondStageArguments("logit_adjustment")
+    with pytest.raises(
+        ValueError, match="trained on 201 images, 60 to 3 a class, this is 455 images, 135 to 6 a class"
+    ):
+        run_second_stage(str(runs.folder), digit_splits, runs.args, runs.data_args, stage)
+    names = [str(number) for number in range(10)]
+    model = BCE3SForImageClassification.from_timm("resnet20_cifar", id2label=dict(enumerate(names[::-1])))
+    with pytest.raises(ValueError, match="class 0 is '0' in the dataset, '9' in the checkpoint"):
+        second_stage.trainer_of_checkpoint(model, digit_splits, runs.args, runs.data_args)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"max_steps": 5}, {"mixup_alpha": 1.0}, {"ema_decay": 0.9}, {"weight_decay": 0.1}]
+)
+def test_settings_of_the_first_stage_are_refused_by_a_second_alone(setting, tmp_path):
+    args = BCE3STrainingArguments(str(tmp_path), use_cpu=True, **setting)
+    ((name, value),) = setting.items()
+    with pytest.raises(
+        ValueError, match=f"{name} {value} is of the first stage; leave it out, or give"
+    ):
+        check_finetuning(args, SecondStageArguments("crt"))
+
+
+def test_a_second_stage_alone_needs_a_method(tmp_path):
+    args = BCE3STrainingArguments(str(tmp_path), use_cpu=True)
+    check_finetuning(args, SecondStageArguments("crt"))
+    with pytest.raises(ValueError, match="second_stage none leaves nothing to do; choose from class_balanced, crt"):
+        check_finetuning(args, SecondStageArguments())
+
+
+def test_class_balanced_is_by_plain_sgd_whatever_the_first_stage_was(runs):
+    args = runs.trainers["class_balanced"].args
+    assert (args.optim, args.optim_args, args.sampler, args.warmup_steps) == ("sgd", "momentum=0.9", "instance", 0)

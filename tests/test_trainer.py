@@ -615,3 +615,14 @@ class TestWrongData:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             BCE3STrainer(model, args, train_dataset=dataset, eval_dataset=dataset)
+
+
+def test_images_that_nothing_needs_do_not_pass_the_backbone(make_trainer):
+    sizes = []
+    trainer = make_trainer(max_steps=2, mixup_alpha=1.0, plain_view=False, contrastive="none", image_size=8)
+    trainer.model.backbone.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    forward = trainer.model.backbone.forward_features
+    trainer.model.backbone.forward_features = lambda images: sizes.append(len(images)) or forward(images)
+    trainer.train()
+    assert sizes == [32, 32]
+    assert trainer.model.config.num_labels == 10 and trainer.state.log_history[-1]["train_loss"] > 0

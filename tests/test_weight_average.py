@@ -48,10 +48,10 @@ def differ(one, two):
 
 
 def averages(states, decay):
-    """The average after each step, by hand: decay min(decay, 1 - step^(-2/3)), integers as they are last."""
+    """The average after each step, by hand: decay min(decay, 1 - 1 / step), integers as they are last."""
     average, after = states[0], []
     for step, state in enumerate(states, start=1):
-        d = min(decay, 1 - step ** (-2 / 3))
+        d = min(decay, 1 - 1 / step)
         average = {
             name: d * average[name] + (1 - d) * value if value.is_floating_point() else value
             for name, value in state.items()
@@ -65,7 +65,7 @@ def test_average_is_that_of_the_weights_and_buffers_after_each_step(make):
     trainer.add_callback(record)
     trainer.train()
     expected = averages(record.states, 0.6)
-    assert [round(min(0.6, 1 - step ** (-2 / 3)), 3) for step in range(1, 6)] == [0.0, 0.37, 0.519, 0.6, 0.6]
+    assert [round(min(0.6, 1 - 1 / step), 3) for step in range(1, 6)] == [0.0, 0.5, 0.6, 0.6, 0.6]
     assert_close(trainer.weight_average.average.module.state_dict(), expected[-1])
     assert_same(copied(trainer.model), record.states[-1])
 
@@ -200,3 +200,9 @@ def test_applied_average_is_taken_out_again_whatever_happens_inside():
         assert model.weight.tolist() == [1, 1] and model.num_batches_tracked == 0
         raise KeyError
     assert model.weight.tolist() == [3, 3] and model.num_batches_tracked == 5
+
+
+def test_average_is_not_lost_by_a_resume_without_it(make):
+    make(max_steps=2, save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match="checkpoint-2' was trained with ema_decay; give it again"):
+        make(ema_decay=None).train(resume_from_checkpoint=True)

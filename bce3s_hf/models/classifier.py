@@ -153,7 +153,12 @@ class BCE3SForImageClassification(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, **options: Any) -> None:
         """timm's backbones bring their own checkpointing function; transformers' options do not reach it."""
-        self.backbone.set_grad_checkpointing(enable)
+        try:
+            self.backbone.set_grad_checkpointing(enable)
+        except AssertionError as error:  # timm's way to say so
+            raise ValueError(
+                f"backbone {self.config.backbone!r}: {error}; leave gradient_checkpointing out"
+            ) from error
 
     def forward(
         self,
@@ -236,6 +241,23 @@ class BCE3SForImageClassification(PreTrainedModel):
     def _soft_targets(self, form: str) -> dict[str, str]:
         """The form of soft targets, for a loss that has two."""
         return {"soft_targets": self.config.soft_targets} if form == "bce" else {}
+
+    def check_class_names(self, names: Sequence[str]) -> None:
+        """Raise ValueError unless the classes of a dataset, in the order of their labels, are those of the model."""
+        config = self.config
+        known = [config.id2label[label] for label in range(config.num_labels)]
+        if len(names) != len(known):
+            raise ValueError(
+                f"the dataset has {len(names)} classes, the checkpoint {len(known)}; give that it was trained on"
+            )
+        different = [label for label, name in enumerate(names) if name != known[label]]
+        if different and known != [f"LABEL_{label}" for label in range(len(known))]:  # transformers': no names given
+            first = different[0]
+            order = "; the same names in another order" if sorted(names) == sorted(known) else ""
+            raise ValueError(
+                f"class {first} is {names[first]!r} in the dataset, {known[first]!r} in the checkpoint "
+                f"({len(different)} of {len(known)} differ{order}); give the dataset it was trained on"
+            )
 
     def update_bank(self, projections: Tensor, labels: Tensor) -> None:
         """After the backward pass: store each class's last projection, of z (B, P) with hard labels (B,)."""

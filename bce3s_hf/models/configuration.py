@@ -78,6 +78,8 @@ class BCE3SConfig(PreTrainedConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if soft_targets != "full" and "bce" not in (joint, contrastive):
+            raise ValueError(f"soft_targets {soft_targets!r} is for BCE forms; joint is {joint!r}, leave it out")
         if projection_dim < 1:
             raise ValueError(f"projection_dim must be at least 1, got {projection_dim}")
         check_loss_settings(lambda_ss, lambda_cc, contrastive_temperature)

@@ -698,3 +698,9 @@ def test_tensor_missing_from_a_checkpoint_starts_anew_and_no_other(name, image_s
     assert_same_state(loaded, model, but={missing})
     assert loaded.state_dict()[missing].abs().max() <= 2
     assert run(loaded, LABELS).loss.isfinite()
+
+
+def test_backbone_that_timm_cannot_checkpoint_is_named():
+    model = BCE3SForImageClassification.from_timm("inception_v4", num_labels=2, contrastive="none")
+    with pytest.raises(ValueError, match="backbone 'inception_v4': gradient checkpointing not supported; leave"):
+        model._set_gradient_checkpointing(True)

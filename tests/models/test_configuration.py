@@ -13,7 +13,7 @@ EVERY_SETTING_CHANGED = {
     "backbone": "test_vit",
     "backbone_kwargs": {"in_chans": 1, "drop_path_rate": 0.1, "out_size": [3, 4]},
     "joint": "ce",
-    "contrastive": "ce",
+    "contrastive": "bce",
     "uniformity": "none",
     "normalize_classifier": False,
     "normalize_features": True,
@@ -121,3 +121,9 @@ def test_mean_reduction_divides_lambda_ss_by_the_classes(form, num_classes):
 def test_mean_reduction_needs_no_contrastive_loss():
     config = BCE3SConfig(contrastive="none", contrastive_reduction="mean")
     assert config.loss_scales() == {"loss_joint": 1.0, "loss_uniformity": 1.0}
+
+
+def test_form_of_soft_targets_without_any_bce_form_is_refused():
+    BCE3SConfig(joint="ce", contrastive="bce", soft_targets="positive")
+    with pytest.raises(ValueError, match="soft_targets 'positive' is for BCE forms; joint is 'ce', leave it out"):
+        BCE3SConfig(joint="ce", contrastive="ce", soft_targets="positive")
