@@ -97,7 +97,7 @@ def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
     options = ("--dataset", cifar_folder, "--manifest", "one/split.json", "--second_stage_epochs", 1)
     finetune = ROOT / "recipes" / "finetune_classifier.py"
     printed = start(finetune, "--checkpoint", "one", *options, "--output_dir", "three", folder=tmp_path, **cache)
-    assert rows(printed) == ["first stage", *methods]
+    assert rows(printed) == ["resnet20_cifar", *methods]
     for method in methods:
         record = json.loads((tmp_path / "three" / method / "results.json").read_text())
         assert record["second_stage"]["method"] == method
