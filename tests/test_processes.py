@@ -14,7 +14,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 SCRIPT = str(ROOT / "tests" / "distributed_run.py")
-TERMS = ("loss", "loss_joint", "loss_contrastive", "loss_uniformity", "grad_norm")
+TERMS = {"loss", "loss_joint", "loss_contrastive", "loss_uniformity"}
 
 both_runs = pytest.mark.parametrize("run", ["plain", "mixed"])
 
@@ -59,7 +59,8 @@ def test_two_processes_give_the_losses_of_one(one_process, two_processes, run):
     one, two = outcome(one_process / run)["log"], outcome(two_processes / run)["log"]
     assert len(one) == len(two) == 20
     for first, second in zip(one, two, strict=True):
-        for term in TERMS:
+        assert first.keys() == second.keys() and first.keys() >= TERMS
+        for term in TERMS | {"grad_norm"} & first.keys():  # transformers 5.0 logs the norm with clipping alone
             assert second[term] == pytest.approx(first[term], rel=1e-5), (first["step"], term)
 
 

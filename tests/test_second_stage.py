@@ -350,9 +350,7 @@ def test_other_data_than_the_first_stages_is_refused(runs, digit_splits):
 def test_settings_of_the_first_stage_are_refused_by_a_second_alone(setting, tmp_path):
     args = BCE3STrainingArguments(str(tmp_path), use_cpu=True, **setting)
     ((name, value),) = setting.items()
-    with pytest.raises(
-        ValueError, match=f"{name} {value} is of the first stage; leave it out, or give"
-    ):
+    with pytest.raises(ValueError, match=f"{name} {value} is of the first stage; leave it out, or give"):
         check_finetuning(args, SecondStageArguments("crt"))
 
 
