@@ -92,6 +92,17 @@ def test_cifar_table_is_that_of_the_records():
     assert results_table(rows) in README
 
 
+def test_figures_of_the_bias_are_those_of_the_records():
+    zero, prior = record("cifar100_lt_short/no_prior_bias.json"), record("cifar100_lt_short/prior_bias.json")
+    losses = [f"{content['log'][0]['loss_joint']:.2f}" for content in (zero, prior)]
+    excess = [f"{content['log'][0]['uniformity_excess']:.2f}" for content in (zero, prior)]
+    accuracy = [f"{100 * content['metrics']['accuracy']:.2f}%" for content in (zero, prior)]
+    text = " ".join(README.split())
+    assert f"its mean is {losses[0]} from zero and {losses[1]} from the prior" in text
+    assert f"over its optimum {excess[0]} and {excess[1]}" in text
+    assert f"accuracy after it {accuracy[0]} and {accuracy[1]}" in text
+
+
 @pytest.mark.parametrize("name", ["ablation", "mixing"])
 def test_ablation_tables_are_those_of_the_records(name):
     content = record(f"digits_lt/{name}.json")
