@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from sklearn.model_selection import ParameterGrid
 
-from bce3s_hf.arguments import DataArguments, ModelArguments, parse_settings
+from bce3s_hf.arguments import DataArguments, ModelArguments, parse_settings, read_yaml
 from bce3s_hf.experiment import build_model, build_trainer, load_splits, run
 from bce3s_hf.metrics import TABLE_COLUMNS
 from bce3s_hf.training_args import BCE3STrainingArguments
@@ -46,12 +45,7 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
     Raises:
         ValueError: If the file is no such plan, or a combination has a setting that is unknown or out of range.
     """
-    if not path.is_file():
-        raise ValueError(f"plan {str(path)!r} does not exist; give a YAML file such as recipes/ablate_digits.yaml")
-    try:
-        plan = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"plan {str(path)!r} is not YAML: {error}") from error
+    plan = read_yaml(path, "plan", Path("recipes/ablate_digits.yaml"))
     if not isinstance(plan, dict) or set(plan) != {"settings", "seeds", "grid"}:
         raise ValueError(f"plan {str(path)!r} must have exactly the keys settings, seeds and grid")
     if type(plan["seeds"]) is not int or plan["seeds"] < 1:

@@ -38,8 +38,8 @@ class DataArguments:
         default=None, metadata={"help": "List of the dataset's images to train on: `path label` lines, or a .json."}
     )
     test_list: str | None = field(default=None, metadata={"help": "List of the dataset's images to test on."})
-    published: str = field(
-        default="none",
+    published: str | None = field(
+        default=None,
         metadata={"help": "Check the lists by these published counts.", "choices": ["none", *PUBLISHED]},
     )
     imbalance_factor: float | None = field(
@@ -73,13 +73,14 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.auto_augment == "none":
-            self.auto_augment = None
+        for name in ("published", "auto_augment"):  # so that a command line can undo what a YAML file sets
+            if getattr(self, name) == "none":
+                setattr(self, name, None)
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
         if (self.train_list is None) != (self.test_list is None):
             raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
-        if self.train_list is None and self.published != "none":
+        if self.train_list is None and self.published is not None:
             raise ValueError(f"published {self.published!r} needs train_list and test_list")
         columns = (self.image_column, self.label_column, self.test_split)
         if self.train_list is not None and (columns != (None, None, None) or self.train_split != "train"):
@@ -147,7 +148,14 @@ def parse_arguments(
     config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path, default=default_config)
     chosen, argv = config_parser.parse_known_args(overrides)
-    settings = _read_yaml(chosen.config, default_config)
+    settings = read_yaml(chosen.config, "config", default_config) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config {str(chosen.config)!r} must hold lines `setting: value`")
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    if nested:
+        raise ValueError(
+            f"{nested[0]} in {str(chosen.config)!r} must be one number, text or true/false; leave it out for none"
+        )
     return parse_settings(settings, classes, argv)
 
 
@@ -171,17 +179,15 @@ def parse_settings(
     return tuple(arguments)
 
 
-def _read_yaml(path: Path, example: Path) -> dict[str, Any]:
-    """Flat settings of a YAML file."""
+def read_yaml(path: Path, kind: str, example: Path) -> Any:
+    """Content of a YAML file, called a `kind` in messages.
+
+    Raises:
+        ValueError: If it does not exist, with an `example` of one that does, or is not YAML.
+    """
     if not path.is_file():
-        raise ValueError(f"config {str(path)!r} does not exist; give a YAML file such as {example}")
+        raise ValueError(f"{kind} {str(path)!r} does not exist; give a YAML file such as {example}")
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        return yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"config {str(path)!r} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"config {str(path)!r} must hold lines `setting: value`")
-    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
-    if nested:
-        raise ValueError(f"{nested[0]} in {str(path)!r} must be one number, text or true/false; leave it out for none")
-    return settings
+        raise ValueError(f"{kind} {str(path)!r} is not YAML: {error}") from error

@@ -1,10 +1,8 @@
 """Evaluation of a trained model: features of the images once, then accuracy, calibration and geometry from them."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from bce3s_hf.metrics import (
     shot_groups,
 )
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.provenance import command, versions
 
 NO_FLIP, FLIP = "no_flip", "flip_averaged"
 _COLUMNS = {**TABLE_COLUMNS, "Balanced": "balanced_accuracy", "Macro-F1": "macro_f1", "ECE": "ece"}
@@ -268,11 +267,11 @@ def _words(name: str) -> str:
 def save_evaluation(evaluation: Evaluation, path: Path, **context: Any) -> None:
     """Write as JSON: what was evaluated (`context`), how each figure is defined, and the figures; nan becomes null."""
     record = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         **context,
         "definitions": _DEFINITIONS,
         **asdict(evaluation),
-        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
+        "versions": versions(),
     }
     path.write_text(json.dumps(record, indent=1, default=_numbers) + "\n")
 

@@ -2,11 +2,9 @@
 
 import json
 import platform
-import sys
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.metrics import per_class_accuracy
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.provenance import command, versions
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -71,12 +70,7 @@ class RunResult:
 def load_splits(args: DataArguments) -> Splits:
     """Load the data and, if asked, take its long-tailed subset."""
     if args.train_list is not None:
-        images = load_lists(
-            args.dataset,
-            args.train_list,
-            args.test_list,
-            published=None if args.published == "none" else args.published,
-        )
+        images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
     else:
         images = load_images(
             args.dataset,
@@ -216,7 +210,7 @@ def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[st
     config, args = trainer.model.config, trainer.args
     chosen = {name: getattr(args, name) for name in (*BCE3STrainingArguments.__annotations__, *_RECORDED_ARGUMENTS)}
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "protocol": f"{'last epoch' if trainer.state.global_step else 'no training'}, no flip averaging",
         "metrics": result.metrics,
         "backbone": config.backbone,
@@ -241,7 +235,7 @@ def environment(processes: int, device: torch.device) -> dict[str, Any]:
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "hardware": f"{processes} x {torch.cuda.get_device_name() if device.type == 'cuda' else cpu}",
-        "versions": {name: version(name) for name in ("bce3s_hf", "torch", "timm", "transformers", "accelerate")},
+        "versions": versions(),
     }
 
 

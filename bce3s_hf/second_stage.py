@@ -187,9 +187,11 @@ def run_second_stage(
 
 def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:
     """Say before the first stage, not after it, what the second cannot do."""
+    if "class_balanced" not in stage.methods:
+        return
     counts = np.bincount(column_values(splits.train, LABEL), minlength=len(splits.class_names))
     empty = np.flatnonzero(counts == 0).tolist()
-    if empty and "class_balanced" in stage.methods:
+    if empty:
         raise ValueError(
             f"second_stage class_balanced weighs each class by its training images; {len(empty)} of {len(counts)} "
             f"classes have none: {empty[:10]}. Add images, remove the classes, or choose another second_stage"

@@ -9,7 +9,6 @@ seeds, of the last epoch and without flip averaging.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from accelerate import PartialState
 
 from bce3s_hf.ablation import ablation_table, read_plan, run_plan, summarise
 from bce3s_hf.experiment import environment
+from bce3s_hf.provenance import command
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     rows = summarise(plan, metrics)
     table = ablation_table(rows)
     record = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "protocol": "last epoch, no flip averaging; mean and sample standard deviation over the seeds",
         "settings": plan.settings,
         "rows": rows,

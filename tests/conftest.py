@@ -16,6 +16,11 @@ from bce3s_hf.experiment import build_model, build_trainer, load_splits  # noqa:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def rows(printed):
+    """First cells of the rows of a printed table with four more columns."""
+    return [line.split("|")[1].strip() for line in printed.splitlines() if line.count("|") == 6][2:]
+
+
 @pytest.fixture(scope="session")
 def digit_splits():
     return load_splits(DataArguments(dataset="digits", imbalance_factor=20))

@@ -176,7 +176,7 @@ def of_one_training(path):
 @pytest.mark.parametrize("recipe", sorted(filter(of_one_training, RECIPES.glob("*.yaml"))), ids=lambda path: path.stem)
 def test_settings_of_the_recipe_are_known(recipe):
     _, data, stage, training = parse_arguments(recipe, ["--use_cpu"], TRAINING)
-    long_tailed = data.imbalance_factor is not None or data.published != "none"
+    long_tailed = data.imbalance_factor is not None or data.published is not None
     assert long_tailed == (recipe.stem != "own_data")
     assert stage.methods == (["class_balanced"] if training.mixes else [])
     assert training.output_dir == f"runs/{recipe.stem}"
@@ -367,3 +367,10 @@ def test_test_images_are_measured_beside_others(make_trainer, few_splits):
 def test_unknown_backbone_is_refused(digit_splits):
     with pytest.raises(ValueError, match="unknown backbone 'resnet33_cifar'.*Try .*resnet32_cifar"):
         build_model(ModelArguments(backbone="resnet33_cifar"), digit_splits, seed=0)
+
+
+@pytest.mark.parametrize("name", ["published", "auto_augment"])
+def test_none_undoes_a_setting_of_a_yaml_file(name):
+    recipe = RECIPES / "imagenet_lt.yaml"
+    kept, undone = (parse_arguments(recipe, ["--use_cpu", *more], TRAINING)[1] for more in ([], [f"--{name}=none"]))
+    assert getattr(kept, name) is not None and getattr(undone, name) is None

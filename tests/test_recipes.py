@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, rows
 from PIL import Image
 
 from bce3s_hf import BCE3SForImageClassification, SplitManifest, load_images
@@ -44,11 +44,6 @@ def test_digits_prints_one_table_draws_a_picture_and_saves_both_models(tmp_path)
         model = BCE3SForImageClassification.from_pretrained(run / method)
         assert (model.config.joint, model.config.contrastive, model.config.uniformity) == forms
         assert model(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 10)
-
-
-def rows(printed):
-    """First cells of the table's rows."""
-    return [line.split("|")[1].strip() for line in printed.splitlines() if line.count("|") == 6][2:]
 
 
 @pytest.fixture

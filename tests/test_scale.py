@@ -14,7 +14,7 @@ import timm
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT
+from conftest import ROOT, rows
 from long_tail_files import IMAGENET_COUNTS, INATURALIST_COUNTS, write_imagenet_lt, write_inaturalist
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, train_transform
@@ -162,10 +162,6 @@ def accelerate(config, *options):
         port,
         *options,
     )
-
-
-def rows(printed):
-    return [line.split("|")[1].strip() for line in printed.splitlines() if line.count("|") == 6][2:]
 
 
 def check_record(record, images, train_counts):

@@ -1,8 +1,6 @@
 """A dataset of labelled images for the Trainer, augmented the same way in every run of a seed."""
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from bce3s_hf.data.long_tail import column_values, hold_out_indices
 from bce3s_hf.data.samplers import Draw
+from bce3s_hf.data.seeding import seeded
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -110,7 +109,7 @@ class ImageDataset(torch.utils.data.Dataset):
         image = self._image(row)
         if self.augmentation is None:
             return self.transform(image)
-        with _seeded(hash((self.seed, self._epoch.item(), *key))):
+        with seeded(hash((self.seed, self._epoch.item(), *key))):
             return self.augmentation(image)
 
     def _image(self, index: int) -> Any:
@@ -124,18 +123,3 @@ class ImageDataset(torch.utils.data.Dataset):
             raw = self.dataset.select([index]).cast_column(self.image_column, Image(decode=False))
             path = (raw[0][self.image_column] or {}).get("path") or "embedded in the dataset"
             raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that torchvision and timm draw from, and restore them afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed % 2**63)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

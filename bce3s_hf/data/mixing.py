@@ -1,13 +1,12 @@
 """Mixed views of a batch against a second batch: MixUp and CutMix, with timm's names and conventions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import cutmix_bbox_and_lam
 from torch import Tensor
+
+from bce3s_hf.data.seeding import seeded
 
 
 def mixup(images: Tensor, partners: Tensor, lam: float) -> Tensor:
@@ -27,7 +26,7 @@ def cutmix(images: Tensor, partners: Tensor, lam: float, seed: int) -> tuple[Ten
     Returns:
         The images, and the share that is left of each: larger than `lam` where the border clips the box.
     """
-    with _numpy_seeded(seed):
+    with seeded(seed):
         (top, bottom, left, right), lam = cutmix_bbox_and_lam(images.shape, lam, correct_lam=True)
     mixed = images.clone()
     mixed[..., top:bottom, left:right] = partners[..., top:bottom, left:right]
@@ -77,14 +76,3 @@ def mixed_views(
         views.append(view)
         targets.append(torch.lerp(second, first, lam))
     return torch.cat(views), torch.cat(targets)
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed the global generator that timm draws from, and restore it afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
