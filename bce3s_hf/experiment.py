@@ -1,10 +1,8 @@
 """What the recipes share: data, model, trainer, and one measured run."""
 
 import json
-import platform
 import time
 from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,10 @@ from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.metrics import per_class_accuracy
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.provenance import command, versions
+from bce3s_hf.publication import MANIFEST_FILE, RESULTS_FILE
+from bce3s_hf.records import training_record
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
-
-MANIFEST_FILE = "split.json"
-RESULTS_FILE = "results.json"
-_RECORDED_ARGUMENTS = ("max_steps", "warmup_steps", "gradient_accumulation_steps", "bf16", "fp16", "torch_compile")
-_RECORDED_CONFIG = (
-    "backbone_kwargs",
-    "normalize_classifier",
-    "normalize_features",
-    "soft_targets",
-    "prior_bias",
-    "projection_dim",
-)
 
 
 @dataclass(frozen=True)
@@ -188,7 +175,7 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
     folder = Path(trainer.args.output_dir)
     if splits.manifest is not None and trainer.is_world_process_zero():
         splits.manifest.save(folder / MANIFEST_FILE)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # by which nothing is pushed: the results are still to come
     result = measure(trainer)
     if trainer.is_world_process_zero():
         content = _record(trainer, splits, result) | record
@@ -207,35 +194,12 @@ def measure(trainer: BCE3STrainer) -> RunResult:
 
 def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[str, Any]:
     """Figures of a run, with all that is needed to repeat them."""
-    config, args = trainer.model.config, trainer.args
-    chosen = {name: getattr(args, name) for name in (*BCE3STrainingArguments.__annotations__, *_RECORDED_ARGUMENTS)}
     return {
-        "command": command(),
-        "protocol": f"{'last epoch' if trainer.state.global_step else 'no training'}, no flip averaging",
+        **training_record(trainer),
         "metrics": result.metrics,
-        "backbone": config.backbone,
-        "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
-        "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
-        "model": {name: getattr(config, name) for name in _RECORDED_CONFIG},
-        "epochs": round(trainer.state.epoch or 0, 4),
-        "seed": args.seed,
-        "global_batch": args.global_batch_size,
-        "scaled_learning_rate": args.scaled_learning_rate,
-        "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
         "split": None if splits.manifest is None else _without_indices(splits.manifest),
         "lists": splits.lists,
         "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],
-        **environment(args.world_size, args.device),
-        "log": [entry for entry in trainer.state.log_history if "loss" in entry],
-    }
-
-
-def environment(processes: int, device: torch.device) -> dict[str, Any]:
-    """Hardware and versions, for a record."""
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return {
-        "hardware": f"{processes} x {torch.cuda.get_device_name() if device.type == 'cuda' else cpu}",
-        "versions": versions(),
     }
 
 

@@ -1,12 +1,16 @@
 """Pictures of long-tailed results; needs the extra `plots`."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
 from bce3s_hf.metrics import CalibrationCurve, shot_groups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MARKERS = "osD^vP*X"
 _MATRIX_ROWS = 200
@@ -51,11 +55,7 @@ def plot_per_class_accuracy(
             percent = _running_mean(percent, window)
             style["marker"] = ""
         axis.plot(positions, percent, label=label, **style)
-    for name, mask in shot_groups(counts).items():
-        members = positions[mask]
-        if len(members):
-            axis.axvline(members[0] - 0.5, color="#bbbbbb", linewidth=0.8)
-            axis.text(members.mean(), 104, name.capitalize(), ha="center", color="#555555")
+    _mark_groups(axis, counts, height=104 / 110)
     axis.set_xlim(-0.5, len(order) - 0.5)
     axis.set_ylim(0, 110)
     axis.set_yticks(range(0, 101, 20))
@@ -69,12 +69,49 @@ def plot_per_class_accuracy(
     figure.savefig(path, dpi=150)
 
 
+def _mark_groups(axis: "Axes", counts: np.ndarray, height: float) -> None:
+    """Separate and name Many, Medium and Few among sorted classes, the names at a share of the axis's height."""
+    for name, mask in shot_groups(counts).items():
+        members = np.flatnonzero(mask)
+        if len(members):
+            axis.axvline(members[0] - 0.5, color="#bbbbbb", linewidth=0.8)
+            place = {"xy": (members.mean(), height), "xycoords": ("data", "axes fraction")}
+            axis.annotate(name.capitalize(), **place, ha="center", color="#555555")
+
+
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the values, nan left out, of up to `window` (odd) neighbours; nan where there are none."""
     known = ~np.isnan(values)
     sums = np.convolve(np.where(known, values, 0), np.ones(window), "same")
     counts = np.convolve(known, np.ones(window), "same")
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def plot_class_counts(class_counts: np.ndarray, path: str | os.PathLike, title: str = "") -> None:
+    """Draw the training images of each class, head to tail from left to right on a log axis, and save it.
+
+    A class without training images has no bar.
+
+    Args:
+        class_counts: Training images of each class, (K,).
+        path: Where to save; the ending chooses the format.
+        title: Above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    counts = np.sort(class_counts)[::-1]
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set_yscale("log")
+    axis.set_ylim(0.8, 2.5 * max(counts[0], 1))  # room for the names of the groups
+    axis.stairs(counts, np.arange(len(counts) + 1) - 0.5, baseline=0.8, fill=True, color="#d9a441")
+    _mark_groups(axis, counts, height=0.9)
+    axis.set_xlim(-0.5, len(counts) - 0.5)
+    axis.set_xticks([])
+    axis.set_xlabel(f"{len(counts)} classes, head to tail")
+    axis.set_ylabel("training images (log scale)")
+    axis.set_title(title)
+    figure.savefig(path, dpi=150)
 
 
 def plot_calibration(curves: dict[str, CalibrationCurve], path: str | os.PathLike, title: str = "") -> None:

@@ -1,12 +1,13 @@
 """Where a figure comes from."""
 
+import re
 import sys
 from importlib.metadata import version
 
 
 def command() -> str:
-    """The command line that is running."""
-    return " ".join(["python", *sys.argv])
+    """The command line that is running, without the Hub's token."""
+    return re.sub(r"(--hub_token[= ])\S+", r"\1***", " ".join(["python", *sys.argv]))
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,11 @@
 """Second stage: the classifier alone, fine-tuned or adjusted on a backbone that stays as it is."""
 
 import copy
+import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +26,16 @@ from bce3s_hf.experiment import (
     run,
     save_and_test,
 )
+from bce3s_hf.hub import push_folder
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.publication import RESULTS_FILE, publish
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
 TRAINED = ("class_balanced", "crt")
+_LONG = ("log", "per_class_accuracy", "split")
 _FIRST_STAGE_SETTINGS = (
     *("num_train_epochs", "max_steps", "mixup_alpha", "cutmix_alpha", "plain_view", "partner_sampler", "sampler"),
     *("weight_decay", "class_balanced_beta", "ema_decay", "layer_decay", "train_only_classifier", "warmup_steps"),
@@ -131,6 +136,33 @@ def train_both_stages(default_config: Path) -> None:
     results |= run_second_stage(args.output_dir, splits, args, data_args, stage)
     trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
     trainer.accelerator.print(f"\nSaved in {args.output_dir}")
+    push_result(trainer, stage)
+
+
+def push_result(trainer: BCE3STrainer, stage: SecondStageArguments) -> None:
+    """Where the settings say so, push what the last stage made, with its record.
+
+    Args:
+        trainer: Of the first stage, or one with its output folder.
+        stage: The second stage that was run.
+
+    Raises:
+        PushError: If the push fails; the folder to push again is written before.
+    """
+    args = trainer.args
+    if not args.push_to_hub or not trainer.is_world_process_zero():
+        return
+    checkpoint = Path(args.output_dir, *stage.methods[-1:])
+    url = push_folder(
+        publish(checkpoint, repo_id=trainer.hub_model_id, license=args.hub_license),
+        trainer.hub_model_id,
+        private=args.hub_private_repo,
+        revision=args.hub_revision,
+        tag=args.hub_tag,
+        commit_message=args.hub_commit_message,
+        token=args.hub_token,
+    )
+    trainer.accelerator.print(f"Pushed: {url}")
 
 
 def run_second_stage(
@@ -181,8 +213,18 @@ def run_second_stage(
         trainer = trainer_of_checkpoint(model, splits, method_args, data_args)
         finish = run if method in TRAINED else save_and_test
         record = {"method": method, "checkpoint": checkpoint, **asdict(stage)}
-        results[method] = finish(trainer, splits, second_stage=record, data=asdict(data_args))
+        results[method] = finish(
+            trainer, splits, second_stage=record, first_stage=_first_stage(checkpoint), data=asdict(data_args)
+        )
     return results
+
+
+def _first_stage(checkpoint: str) -> dict[str, Any] | None:
+    """Record of the first stage without what is long, if it has one."""
+    path = Path(checkpoint) / RESULTS_FILE
+    if not path.is_file():
+        return None
+    return {name: value for name, value in json.loads(path.read_text()).items() if name not in _LONG}
 
 
 def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:

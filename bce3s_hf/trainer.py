@@ -16,10 +16,13 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler
 from bce3s_hf.data.mixing import mixed_views
+from bce3s_hf.hub import create_repository, push_folder
 from bce3s_hf.losses import bce_uniformity_optimum, class_balanced_weights, sample_classes, total_loss
 from bce3s_hf.metrics import long_tail_metrics
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
+from bce3s_hf.publication import publish
+from bce3s_hf.records import training_record
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
@@ -244,6 +247,61 @@ class BCE3STrainer(Trainer):
         with nullcontext() if checkpoint else self._averaged_weights():
             super().save_model(output_dir, _internal_call)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in transformers, when the Trainer is made; a missing token or right is known before the training."""
+        if not self.is_world_process_zero():
+            return
+        args = self.args
+        self.hub_model_id = create_repository(
+            args.hub_model_id or Path(args.output_dir).absolute().name,
+            private=args.hub_private_repo if private is None else private,
+            token=token or args.hub_token,
+        )
+        self.push_in_progress = None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | None:
+        """Save the model, write the folder to publish into the output folder's `published`, and push it.
+
+        Its card has the figures of the last evaluation. Nothing else is pushed: neither checkpoints nor
+        `training_args.bin`.
+
+        Args:
+            commit_message: `args.hub_commit_message` if None.
+            token: `args.hub_token` if None, or that of HF_TOKEN or `hf auth login`.
+            revision: Branch, made if need be; `args.hub_revision` if None.
+            private: Whether a new repository is private; `args.hub_private_repo` if None.
+
+        Returns:
+            URL of the commit; None on all processes but the first.
+
+        Raises:
+            PushError: If there is no token, right or connection; the folder is written before.
+        """
+        args = self.args
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        record = {**training_record(self), "metrics": _last_metrics(self.state.log_history)}
+        folder = publish(args.output_dir, record=record, repo_id=self.hub_model_id, license=args.hub_license)
+        return push_folder(
+            folder,
+            self.hub_model_id,
+            private=args.hub_private_repo if private is None else private,
+            revision=revision or args.hub_revision,
+            tag=args.hub_tag,
+            commit_message=commit_message or args.hub_commit_message,
+            token=token or args.hub_token,
+        )
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
@@ -322,6 +380,15 @@ def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset
     if datasets is None:
         return {}
     return datasets if isinstance(datasets, dict) else {"test": datasets}
+
+
+def _last_metrics(log_history: list[dict[str, float]]) -> dict[str, float]:
+    """Of the last evaluation on the test images; none if there was none."""
+    for entry in reversed(log_history):
+        for prefix in ("eval_test_", "eval_"):
+            if f"{prefix}accuracy" in entry:
+                return {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
+    return {}
 
 
 def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
+from bce3s_hf.hub import COMMIT_MESSAGE
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
 
 
@@ -81,6 +83,11 @@ class BCE3STrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "learning_rate is for this many images a step, and scaled linearly to those there are."},
     )
+    hub_tag: str | None = field(default=None, metadata={"help": "New tag for what is pushed to the Hub."})
+    hub_commit_message: str = field(default=COMMIT_MESSAGE, metadata={"help": "Message of the commit on the Hub."})
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, by the Hub's name, for the card."}
+    )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
@@ -98,6 +105,7 @@ class BCE3STrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: images pass a transform."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the published folder."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
 
     def __post_init__(self) -> None:
@@ -126,6 +134,8 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
             )
+        if HubStrategy(self.hub_strategy) is not HubStrategy.END:
+            raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
         super().__post_init__()

@@ -15,8 +15,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from bce3s_hf.ablation import ablation_table, read_plan, run_plan, summarise
-from bce3s_hf.experiment import environment
 from bce3s_hf.provenance import command
+from bce3s_hf.records import environment
 
 
 def main() -> None:

@@ -13,7 +13,13 @@ from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
 from bce3s_hf.experiment import load_checkpoint, load_splits, measure
 from bce3s_hf.metrics import results_table
-from bce3s_hf.second_stage import SecondStageArguments, check_finetuning, run_second_stage, trainer_of_checkpoint
+from bce3s_hf.second_stage import (
+    SecondStageArguments,
+    check_finetuning,
+    push_result,
+    run_second_stage,
+    trainer_of_checkpoint,
+)
 
 
 def main() -> None:
@@ -28,6 +34,7 @@ def main() -> None:
     results |= run_second_stage(chosen.checkpoint, splits, args, data_args, stage)
     trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
     trainer.accelerator.print(f"\nSaved in {args.output_dir}")
+    push_result(trainer, stage)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ def main() -> None:
     results = {}
     for name, options in METHODS.items():
         model_args, data_args, training_args = parse_arguments(CONFIG, [*sys.argv[1:], *options])
+        if training_args.push_to_hub:
+            raise ValueError("push_to_hub True: this recipe trains two models; publish one by recipes/export.py")
         folder = Path(training_args.output_dir)
         training_args.output_dir = str(folder / name.lower().replace(" ", "_"))
         splits = load_splits(data_args)

@@ -13,6 +13,7 @@ from bce3s_hf.data import long_tail_counts  # noqa: E402
 from bce3s_hf.metrics import CalibrationCurve  # noqa: E402
 from bce3s_hf.plots import (  # noqa: E402
     plot_calibration,
+    plot_class_counts,
     plot_classifier_cosines,
     plot_features,
     plot_per_class_accuracy,
@@ -209,3 +210,24 @@ def test_each_picture_is_written(tmp_path, clusters):
     plot_features(*clusters, np.arange(13), list("abcdefghijklm"), tmp_path / "c.png", "title", max_classes=2)
     for name in "abc":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_class_counts_fall_on_a_log_axis_and_empty_classes_have_no_bar(figures):
+    plot_class_counts([5, 500, 0, 50, 19], "unused.png", title="digits")
+    axis = figures[0].axes[0]
+    bars = axis.patches[0].get_data()
+    assert bars.values.tolist() == [500, 50, 19, 5, 0]
+    assert bars.edges.tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
+    assert axis.get_yscale() == "log"
+    assert axis.get_ylim()[0] == bars.baseline > 0  # what is below the baseline is outside the picture
+    assert axis.get_ylim()[1] > 500
+    assert [(text.get_text(), text.xy[0]) for text in axis.texts] == [("Many", 0), ("Medium", 1), ("Few", 3)]
+    assert [line.get_xdata()[0] for line in axis.lines] == [-0.5, 0.5, 1.5]
+    assert axis.get_xlabel() == "5 classes, head to tail"
+    assert axis.get_title() == "digits"
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [1], [3000, 0, 7], list(range(2000))])
+def test_any_class_counts_can_be_drawn(tmp_path, counts):
+    plot_class_counts(counts, tmp_path / "counts.png")
+    assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")

@@ -2,7 +2,9 @@
 
 import copy
 import difflib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -52,6 +54,25 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> tuple
     model.reset_classifier(0)
     model.train(model.training)  # a new head starts in training mode
     return model, classifier.in_features
+
+
+def architecture_of(name: str) -> tuple[str, dict[str, Any]]:
+    """Name of an architecture, and its arguments, behind timm's "hf-hub:..." and "local-dir:..." forms.
+
+    Raises:
+        ValueError: If the configuration there cannot be read.
+    """
+    source, _, place = name.partition(":")
+    if not place:
+        return name, {}
+    try:
+        if source == "local-dir":
+            settings = json.loads((Path(place) / "config.json").read_text())
+            return settings["architecture"], settings.get("model_args", {})
+        _, architecture, kwargs = timm.models.load_model_config_from_hf(place)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"backbone {name!r} has no readable timm configuration: {error}") from error
+    return architecture, kwargs
 
 
 def image_size_kwargs(name: str, image_size: int | None) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The BCE3S image classifier as a transformers model around any timm backbone."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +8,22 @@ from typing import Any
 import torch
 import torch.nn as nn
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, UNIFORMITY_LOSSES, total_loss
-from bce3s_hf.models.backbone import backbone_data_config, backbone_features, create_backbone, image_size_kwargs
-from bce3s_hf.models.configuration import BCE3SConfig
+from bce3s_hf.models.backbone import (
+    architecture_of,
+    backbone_data_config,
+    backbone_features,
+    create_backbone,
+    image_size_kwargs,
+)
+from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
+from bce3s_hf.models.published import export, published_state
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 
 
 @dataclass
@@ -79,7 +89,8 @@ class BCE3SForImageClassification(PreTrainedModel):
         """New classifier on the timm backbone `name`.
 
         Args:
-            name: Any timm architecture with a linear classifier: `timm.list_models()` lists them.
+            name: Any timm architecture with a linear classifier: `timm.list_models()` lists them. Of timm's
+                "hf-hub:..." and "local-dir:..." forms, architecture and arguments are kept, not the place.
             pretrained: Start the backbone from timm's weights.
             image_size: Side of the square images in pixels, the backbone's own if None.
             backbone_kwargs: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`.
@@ -91,17 +102,48 @@ class BCE3SForImageClassification(PreTrainedModel):
         Raises:
             ValueError: If timm does not know the backbone or it has no linear classifier, and for bad settings.
         """
-        kwargs = {**image_size_kwargs(name, image_size), **(backbone_kwargs or {})}
-        model = cls(BCE3SConfig(backbone=name, backbone_kwargs=kwargs, **config))
+        architecture, saved_kwargs = architecture_of(name)
+        kwargs = {**saved_kwargs, **image_size_kwargs(architecture, image_size), **(backbone_kwargs or {})}
+        model = cls(BCE3SConfig(backbone=architecture, backbone_kwargs=kwargs, **config))
+        source = model.backbone
         if pretrained:
-            weights, _ = create_backbone(name, pretrained=True, **kwargs)
-            model.backbone.load_state_dict(weights.state_dict())
-        model.config.data_config = backbone_data_config(model.backbone, kwargs.get("img_size", image_size))
+            source, _ = create_backbone(name, pretrained=True, **kwargs)
+            model.backbone.load_state_dict(source.state_dict())
+        model.config.data_config = backbone_data_config(source, kwargs.get("img_size", image_size))
         if class_counts is not None:
             model.config.class_counts = [int(count) for count in class_counts]
             model.config.prior_bias = True
             model.classifier.set_prior_bias(class_counts)
         return model
+
+    @classmethod
+    def from_pretrained(
+        cls, place: str | os.PathLike | None, *args: Any, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> "BCE3SForImageClassification":
+        """As in transformers: a folder that the Trainer saved or `export` wrote, or an id on the Hub.
+
+        Weights are read from safetensors alone, never from a pickle. A classifier that was exported has its vectors at
+        length one, which changes no output.
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        settings = {} if place is None else PreTrainedConfig.get_config_dict(place, **hub)[0]
+        if PUBLISHED_KEY not in settings:
+            return super().from_pretrained(place, *args, config=config, **{"use_safetensors": True, **kwargs})
+        kwargs = {name: value for name, value in kwargs.items() if name not in hub}
+        if config is None:
+            config, kwargs = BCE3SConfig.from_pretrained(place, return_unused_kwargs=True, **hub, **kwargs)
+        state = published_state(place, settings, **hub)
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).config.name_or_path = str(place)
+        return loaded
+
+    def export(self, folder: str | os.PathLike) -> None:
+        """Write the folder to publish, which timm, transformers and `from_pretrained` load without or with us.
+
+        Raises:
+            ValueError: If the features are used at length one, for which timm has no form.
+        """
+        export(self, folder)
 
     def init_weights(self) -> None:
         """Keep the initialisation that timm and our heads do when built; transformers' own would overwrite it."""

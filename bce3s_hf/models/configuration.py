@@ -8,6 +8,13 @@ from transformers import PreTrainedConfig
 from bce3s_hf.losses import SOFT_TARGETS
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
+PUBLISHED_KEY = "bce3s"
+_PUBLISHED_SETTINGS = (
+    *("joint", "contrastive", "uniformity", "normalize_classifier", "normalize_features", "soft_targets"),
+    *("projection_dim", "lambda_ss", "contrastive_reduction", "lambda_cc", "contrastive_temperature"),
+    *("class_counts", "prior_bias", "score_thresholds"),
+)
+_DATA_SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
 def check_loss_settings(lambda_ss: float, lambda_cc: float, contrastive_temperature: float) -> None:
@@ -40,6 +47,7 @@ class BCE3SConfig(PreTrainedConfig):
         class_counts: Training images of each class, shape (K,), once trained.
         prior_bias: Whether the bias started at the log-odds of the class prior; set by `from_timm`.
         data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
+        score_thresholds: For each class the score below which the answer is "none of these", in [0, 1], shape (K,).
         **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels` or `id2label`.
 
     Raises:
@@ -67,6 +75,7 @@ class BCE3SConfig(PreTrainedConfig):
         class_counts: list[int] | None = None,
         prior_bias: bool = False,
         data_config: dict[str, Any] | None = None,
+        score_thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         for name, value, known in (
@@ -99,7 +108,18 @@ class BCE3SConfig(PreTrainedConfig):
         self.class_counts = class_counts
         self.prior_bias = prior_bias
         self.data_config = data_config
+        self.score_thresholds = score_thresholds
         super().__init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; the configuration of a published folder, which is timm's, is translated."""
+        settings, unused = super().get_config_dict(*args, **kwargs)
+        return (_from_published(settings) if PUBLISHED_KEY in settings else settings), unused
+
+    def published_settings(self) -> dict[str, Any]:
+        """What a published folder says under the key "bce3s", beside what timm itself keeps there."""
+        return {name: getattr(self, name) for name in _PUBLISHED_SETTINGS}
 
     def loss_scales(self) -> dict[str, float]:
         """Weight of each loss term that this model has: 1, lambda_ss (or lambda_ss / K), lambda_cc."""
@@ -107,3 +127,17 @@ class BCE3SConfig(PreTrainedConfig):
         scales = {"loss_joint": 1.0, "loss_contrastive": lambda_ss, "loss_uniformity": self.lambda_cc}
         forms = {"loss_joint": self.joint, "loss_contrastive": self.contrastive, "loss_uniformity": self.uniformity}
         return {name: scale for name, scale in scales.items() if forms[name] != "none"}
+
+
+def _from_published(settings: dict[str, Any]) -> dict[str, Any]:
+    """Our settings, from the configuration of a published folder."""
+    names, cfg = settings["label_names"], settings["pretrained_cfg"]
+    return {
+        "model_type": BCE3SConfig.model_type,
+        "backbone": settings["architecture"],
+        "backbone_kwargs": settings.get("model_args", {}),
+        "data_config": {name: cfg[name] for name in _DATA_SETTINGS},
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: label for label, name in enumerate(names)},
+        **settings[PUBLISHED_KEY],
+    }

@@ -3,17 +3,22 @@
 `resnet{20,32,44,56}_cifar` are the networks of He et al. (2016), section 4.2: three stages of 16, 32 and 64 channels
 with parameter-free shortcuts. `resnet34_cifar` is the ImageNet ResNet-34 with a 3 x 3 stem and no max-pooling, 21.3 M
 parameters: the one that the authors of BCE3S train, under the name of ResNet-32.
+
+A published folder holds a copy of this file, with which transformers loads these networks without this package: so it
+imports nothing of the package, and ends with transformers' wrapper of timm models, by a name of its own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, create_classifier
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, is_model, register_model
 from timm.models.resnet import BasicBlock, downsample_conv
 from torch import Tensor
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 __all__ = ["ResNetCifar"]
 
@@ -149,32 +154,49 @@ default_cfgs = generate_default_cfgs(
 )  # fmt: skip
 
 
-@register_model
+def _register(create: Callable[..., ResNetCifar]) -> Callable[..., ResNetCifar]:
+    """Register with timm, unless another copy of this file, this package's or a published folder's, has done so."""
+    return create if is_model(create.__name__) else register_model(create)
+
+
+@_register
 def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """0.27 M parameters."""
     return _create("resnet20_cifar", pretrained, **{"layers": (3, 3, 3), "channels": (16, 32, 64), **kwargs})
 
 
-@register_model
+@_register
 def resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """0.46 M parameters."""
     return _create("resnet32_cifar", pretrained, **{"layers": (5, 5, 5), "channels": (16, 32, 64), **kwargs})
 
 
-@register_model
+@_register
 def resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """0.66 M parameters."""
     return _create("resnet44_cifar", pretrained, **{"layers": (7, 7, 7), "channels": (16, 32, 64), **kwargs})
 
 
-@register_model
+@_register
 def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """0.85 M parameters."""
     return _create("resnet56_cifar", pretrained, **{"layers": (9, 9, 9), "channels": (16, 32, 64), **kwargs})
 
 
-@register_model
+@_register
 def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """21.3 M parameters, 512 features."""
     defaults = {"layers": (3, 4, 6, 3), "channels": (64, 128, 256, 512), "shortcut": "conv"}
     return _create("resnet34_cifar", pretrained, **{**defaults, **kwargs})
+
+
+class ResNetCifarConfig(TimmWrapperConfig):
+    """transformers' configuration of a timm model, for one of the networks above."""
+
+    model_type = "resnet_cifar"
+
+
+class ResNetCifarForImageClassification(TimmWrapperForImageClassification):
+    """transformers' wrapper of a timm model, for one of the networks above."""
+
+    config_class = ResNetCifarConfig

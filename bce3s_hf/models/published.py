@@ -1,0 +1,114 @@
+"""The folder in which a trained model is published: a plain timm checkpoint that transformers loads too.
+
+timm and transformers read `config.json` and `model.safetensors`; our own settings are in `config.json` under "bce3s".
+What only further training needs, the projector and the prototype bank, lies in a folder of its own, since timm up to
+1.0.28 fails on two weights files. Networks that timm does not ship bring their source, which transformers runs with
+`trust_remote_code=True`.
+"""
+
+import inspect
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch import Tensor
+from transformers.utils import cached_file
+
+from bce3s_hf.models import resnet_cifar
+from bce3s_hf.models.configuration import PUBLISHED_KEY
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+HEADS_FILE = "training/heads.safetensors"
+SOURCE_FILE = "modeling_resnet_cifar.py"
+_NOT_IN_TIMM = {
+    "model_type": resnet_cifar.ResNetCifarConfig.model_type,
+    "auto_map": {
+        "AutoConfig": "modeling_resnet_cifar.ResNetCifarConfig",
+        "AutoModelForImageClassification": "modeling_resnet_cifar.ResNetCifarForImageClassification",
+    },
+    "image_processor_type": "TimmWrapperImageProcessor",
+}
+_HEADS = ("projector", "bank")
+
+
+def plain_timm_model(model: nn.Module) -> nn.Module:
+    """timm model with the same logits, in float32 on the CPU: the classifier's vectors are stored at length one.
+
+    Args:
+        model: A BCE3S classifier.
+
+    Raises:
+        ValueError: If the features are used at length one, which no timm model does.
+    """
+    config, classifier = model.config, model.classifier
+    if config.normalize_features:
+        raise ValueError("normalize_features True has no plain timm form; train without it")
+    plain = timm.create_model(config.backbone, num_classes=config.num_labels, **config.backbone_kwargs)
+    weight = F.normalize(classifier.weight.float(), dim=1) if config.normalize_classifier else classifier.weight
+    name = _classifier_name(plain)
+    state = {**model.backbone.state_dict(), f"{name}.weight": weight, f"{name}.bias": classifier.bias}
+    plain.load_state_dict(state)
+    return plain.eval()
+
+
+def export(model: nn.Module, folder: str | os.PathLike) -> None:
+    """Write a BCE3S classifier as a published folder; files that it had before under the same names are replaced.
+
+    Args:
+        model: A BCE3S classifier.
+        folder: Where to, made if need be.
+
+    Raises:
+        ValueError: If the features are used at length one.
+    """
+    config, folder = model.config, Path(folder)
+    plain = plain_timm_model(model)
+    label_names = [config.id2label[label] for label in range(config.num_labels)]
+    own = {PUBLISHED_KEY: config.published_settings(), "label_names": label_names}
+    shipped = inspect.getmodule(type(plain)) is not resnet_cifar
+    if not shipped:
+        own |= _NOT_IN_TIMM
+    save_for_hf(plain, str(folder), model_config=own, safe_serialization=True)
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    settings["model_args"] = config.backbone_kwargs  # timm's has num_classes too, which transformers gives twice
+    settings["pretrained_cfg"] |= {**config.data_config, "classifier": _classifier_name(plain)}
+    for name in ("test_input_size", "test_crop_pct"):  # of the original weights: ours are tested as they are trained
+        settings["pretrained_cfg"].pop(name, None)
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+    heads = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in _HEADS}
+    for name in (HEADS_FILE, SOURCE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if heads:
+        (folder / HEADS_FILE).parent.mkdir(exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in heads.items()}, folder / HEADS_FILE)
+    if not shipped:
+        shutil.copyfile(inspect.getfile(resnet_cifar), folder / SOURCE_FILE)
+
+
+def published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: Any) -> dict[str, Tensor]:
+    """Weights of a published folder or repository, by the names of a BCE3S classifier.
+
+    Args:
+        place: Folder, or id on the Hub.
+        settings: Its `config.json`.
+        **hub: Where and how to look on the Hub, such as `revision` or `token`.
+    """
+    classifier = settings["pretrained_cfg"]["classifier"]
+    state = {}
+    for name, value in load_file(cached_file(place, WEIGHTS_FILE, **hub)).items():
+        owner, _, rest = name.rpartition(".")
+        state[f"classifier.{rest}" if owner == classifier else f"backbone.{name}"] = value
+    heads = cached_file(place, HEADS_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+    return state if heads is None else {**state, **load_file(heads)}
+
+
+def _classifier_name(plain: nn.Module) -> str:
+    return next(name for name, module in plain.named_modules() if module is plain.get_classifier())

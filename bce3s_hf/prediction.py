@@ -1,0 +1,244 @@
+"""Predictions of a trained model for pictures, and their way to the terminal or into a CSV file."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageOps
+import torch
+from datasets import Dataset, Features, Image, Value
+from torch import Tensor
+
+from bce3s_hf.data import ImageDataset, eval_transform
+from bce3s_hf.data.sources import IMAGE, LABEL
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.thresholds import NONE_OF_THESE
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_PICTURE = Features({IMAGE: Image(), LABEL: Value("int64")})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of one image.
+
+    Args:
+        path: File of the image, if it came from one.
+        labels: Names of the classes with the largest logits, the largest first.
+        scores: Their scores: Sigmoid of the logits, in [0, 1], which do not sum to one (Softmax if joint is "ce").
+        answer: The first label, or "none of these" if its score is below the threshold of its class.
+        error: Why the image could not be read, if so; there are no labels then, and the answer is empty.
+    """
+
+    path: Path | None
+    labels: list[str]
+    scores: list[float]
+    answer: str
+    error: str = ""
+
+
+def find_images(places: Iterable[str | Path]) -> list[Path]:
+    """Files to predict: those given, and those in given folders, at any depth, whose name ends like an image's.
+
+    Args:
+        places: Files and folders.
+
+    Returns:
+        In the given order, those of a folder sorted.
+
+    Raises:
+        ValueError: If a file does not exist or is no image, or a folder holds none; names it.
+    """
+    extensions = {end for end, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN}
+    images = []
+    for place in map(Path, places):
+        if place.is_dir():
+            found = sorted(file for file in place.rglob("*") if file.suffix.lower() in extensions and file.is_file())
+            if not found:
+                raise ValueError(f"folder {str(place)!r} holds no image, at any depth, by the ends of the file names")
+            images += found
+            continue
+        if not place.exists():
+            raise ValueError(f"image {str(place)!r} does not exist; give files or folders of images")
+        try:
+            PIL.Image.open(place).close()
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
+            raise ValueError(f"{str(place)!r} is no image that can be read: {error}") from error
+        images.append(place)
+    return images
+
+
+def predict_images(
+    model: BCE3SForImageClassification,
+    images: Iterable[Path | PIL.Image.Image],
+    *,
+    top_k: int = 5,
+    batch_size: int = 64,
+) -> Iterator[Prediction]:
+    """Predict images, one after the other as they are asked for.
+
+    They are read as the images of training were: turned as their EXIF orientation says, in colour or grey as the
+    backbone wants.
+
+    Args:
+        model: A trained model, put into evaluation mode.
+        images: Files or images.
+        top_k: Classes to name, at least 1; no more than there are.
+        batch_size: Images at a time, at least 1.
+
+    Yields:
+        One prediction an image, in their order; for a file that cannot be read one with the `error`.
+
+    Raises:
+        ValueError: If `top_k` or `batch_size` is below 1.
+    """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return _predict_batches(model.eval(), iter(images), min(top_k, model.config.num_labels), batch_size)
+
+
+def _predict_batches(
+    model: BCE3SForImageClassification, images: Iterator[Path | PIL.Image.Image], top_k: int, batch_size: int
+) -> Iterator[Prediction]:
+    transform = eval_transform(model.config.data_config)
+    while batch := list(islice(images, batch_size)):
+        views, errors = _read(batch, transform)
+        top = dict(zip(views, _top_classes(model, list(views.values()), top_k), strict=True))
+        for row, image in enumerate(batch):
+            path = image if isinstance(image, Path) else None
+            if row in errors:
+                yield Prediction(path, [], [], "", errors[row])
+            else:
+                yield _prediction(model, path, *top[row])
+
+
+def _read(
+    images: list[Path | PIL.Image.Image], transform: Callable[[PIL.Image.Image], Tensor]
+) -> tuple[dict[int, Tensor], dict[int, str]]:
+    """By position, the images as the model wants them, and what is wrong with those that cannot be read."""
+    sources, views, errors = {}, {}, {}
+    for position, image in enumerate(images):
+        try:
+            sources[position] = _source(image)
+        except OSError as error:
+            errors[position] = str(error)
+    columns = {IMAGE: list(sources.values()), LABEL: [0] * len(sources)}  # labels that stand for nothing
+    dataset = ImageDataset(Dataset.from_dict(columns, features=_PICTURE), transform)
+    for row, position in enumerate(sources):
+        try:
+            views[position] = dataset[row]["pixel_values"]
+        except ValueError as error:
+            unknown = isinstance(error.__cause__, PIL.UnidentifiedImageError)  # whose text names an object in memory
+            errors[position] = "no image that PIL knows" if unknown else str(error.__cause__ or error)
+    return views, errors
+
+
+def _source(image: Path | PIL.Image.Image) -> dict[str, bytes | None] | PIL.Image.Image:
+    """What `datasets` decodes; of a file the bytes, since it would take some paths for addresses."""
+    if isinstance(image, PIL.Image.Image):
+        return PIL.ImageOps.exif_transpose(image)
+    return {"bytes": Path(image).read_bytes(), "path": None}
+
+
+@torch.no_grad()
+def _top_classes(
+    model: BCE3SForImageClassification, views: list[Tensor], top_k: int
+) -> list[tuple[list[int], list[float]]]:
+    """Classes with the largest logits of each image, and their scores."""
+    if not views:
+        return []
+    logits = model(pixel_values=torch.stack(views).to(model.device)).logits.float()
+    classes = logits.topk(top_k).indices  # not of the scores: large logits all have Sigmoid 1
+    scores = model.scores(logits).gather(1, classes)
+    return list(zip(classes.tolist(), scores.tolist(), strict=True))
+
+
+def _prediction(
+    model: BCE3SForImageClassification, path: Path | None, classes: list[int], scores: list[float]
+) -> Prediction:
+    thresholds, names = model.config.score_thresholds, model.config.id2label
+    labels = [names[label] for label in classes]
+    rejected = thresholds is not None and scores[0] < thresholds[classes[0]]
+    return Prediction(path, labels, scores, NONE_OF_THESE if rejected else labels[0])
+
+
+def printable(text: object) -> str:
+    r"""Text for a terminal: what would control it, or hide, is written as its escape, such as \x1b."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """Lines for a terminal: file and answer, then the classes with their scores."""
+    if prediction.error:
+        return printable(f"{prediction.path}: cannot be read: {prediction.error}")
+    lines = [f"{prediction.path}: {prediction.answer}"]
+    lines += [f"  {score:.3f} {label}" for label, score in zip(prediction.labels, prediction.scores, strict=True)]
+    return "\n".join(map(printable, lines))
+
+
+def check_csv(file: Path) -> None:
+    """Make the folder of a CSV file.
+
+    Raises:
+        ValueError: If its name does not end in .csv, or it cannot be written.
+    """
+    if file.suffix != ".csv":
+        raise ValueError(f"output_csv must be a name that ends in .csv, got {str(file)!r}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+    except OSError as error:
+        raise ValueError(f"output_csv {str(file)!r} cannot be written: {error}") from error
+
+
+def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> Counter[str]:
+    """Write predictions as they come: path, answer, label_1, score_1, ..., and error for files that cannot be read.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Args:
+        predictions: What to write.
+        file: Where to; replaced.
+        top_k: How many labels a row has at most.
+
+    Returns:
+        How often each answer was given; the empty one to files that could not be read.
+    """
+    answers = Counter()
+    ranks = range(1, top_k + 1)
+    columns = ["path", "answer", *(name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")), "error"]
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        for prediction in predictions:
+            row = {"path": prediction.path, "answer": prediction.answer, "error": prediction.error}
+            row |= {f"label_{rank}": label for rank, label in enumerate(prediction.labels, 1)}
+            row = {name: _no_formula(str(value)) for name, value in row.items()}
+            row |= {f"score_{rank}": f"{score:.6g}" for rank, score in enumerate(prediction.scores, 1)}
+            writer.writerow(row)
+            answers[prediction.answer] += 1
+    return answers
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def summary(answers: Counter[str]) -> str:
+    """One line for a terminal, of what `write_csv` returned, and the ten answers given most often."""
+    unread, rejected = answers[""], answers[NONE_OF_THESE]
+    lines = [
+        f"{answers.total()} images: {answers.total() - rejected - unread} answered, {rejected} {NONE_OF_THESE}, "
+        f"{unread} that cannot be read"
+    ]
+    named = Counter({answer: count for answer, count in answers.items() if answer not in ("", NONE_OF_THESE)})
+    lines += [f"  {count} {printable(answer)}" for answer, count in named.most_common(10)]
+    return "\n".join(lines)

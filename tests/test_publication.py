@@ -1,0 +1,85 @@
+"""From what the Trainer saved to the folder to publish."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from bce3s_hf import BCE3SForImageClassification
+from bce3s_hf.arguments import DataArguments
+from bce3s_hf.experiment import run
+from bce3s_hf.hub import PUBLISHED_FILES
+from bce3s_hf.publication import publish
+from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
+
+FILES = {"config.json", "model.safetensors", "training/heads.safetensors", "README.md", "results.json"}
+FILES |= {"per_class.csv", "class_counts.png", "split.json", "modeling_resnet_cifar.py"}
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def trained(make_trainer, digit_splits, tmp_path):
+    """Trainer's folder of a run of two steps, by the recipes' own functions."""
+    run(make_trainer(max_steps=2), digit_splits)
+    return tmp_path / "run"
+
+
+def test_everything_is_there_and_nothing_secret(trained):
+    assert (trained / "training_args.bin").is_file()  # a pickle, which stays at home
+    folder = publish(trained, repo_id="me/digits", license="mit")
+    assert folder == trained / "published"
+    assert files(folder) == FILES <= set(PUBLISHED_FILES)
+    model, saved = (BCE3SForImageClassification.from_pretrained(place).eval() for place in (folder, trained))
+    images = torch.randn(2, *model.config.data_config["input_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).logits, saved(images).logits, rtol=0, atol=1e-5)
+    record = json.loads((folder / "results.json").read_text())
+    assert record["metrics"] == json.loads((trained / "results.json").read_text())["metrics"]
+    assert "me/digits" in (folder / "README.md").read_text()
+
+
+def test_a_second_call_replaces_what_the_first_wrote(trained):
+    folder = publish(trained)
+    (folder / "model.onnx").write_text("of old weights")
+    assert files(publish(trained)) == FILES
+
+
+def test_other_files_are_not_mixed_with_it(trained, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".env").write_text("SECRET=1")
+    with pytest.raises(ValueError, match=r"output_dir '.*home' holds '.env', which is not published"):
+        publish(trained, tmp_path / "home")
+
+
+def test_a_folder_without_model_or_record_is_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match="is no folder that BCE3STrainer saved"):
+        publish(tmp_path / "nothing")
+    (trained / "results.json").unlink()
+    with pytest.raises(ValueError, match="has no results.json"):
+        publish(trained)
+
+
+def test_record_of_a_second_stage_has_the_first(make_trainer, digit_splits, tmp_path):
+    trainer = make_trainer(max_steps=2)
+    first = run(trainer, digit_splits)
+    stage = SecondStageArguments(second_stage="logit_adjustment")
+    run_second_stage(str(tmp_path / "run"), digit_splits, trainer.args, DataArguments(augmentation="crop"), stage)
+    folder = publish(tmp_path / "run" / "logit_adjustment")
+    record = json.loads((folder / "results.json").read_text())
+    assert record["first_stage"]["metrics"]["accuracy"] == first.metrics["accuracy"]
+    assert "log" not in record["first_stage"]
+    assert record["second_stage"]["method"] == "logit_adjustment"
+
+
+def test_recipe(trained, tmp_path, monkeypatch, capsys):
+    options = ["--checkpoint", str(trained), "--output_dir", str(tmp_path / "folder"), "--hub_model_id", "me/it"]
+    monkeypatch.setattr(sys, "argv", ["export.py", *options])
+    runpy.run_path(str(ROOT / "recipes/export.py"), run_name="__main__")
+    assert files(tmp_path / "folder") == FILES
+    assert str(tmp_path / "folder") in capsys.readouterr().out
