@@ -198,6 +198,7 @@ def _sections(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "joint": settings["joint"],
         "second_stage": _code(record.get("second_stage", {}).get("method", "")),
         "thresholds": settings.get("score_thresholds") is not None,
+        "threshold_facts": _threshold_facts(record.get("thresholds", {})),
         "data": _data(config, record),
         "protocol": _text(_protocol(stages)),
         "results": _results(stages),
@@ -317,6 +318,30 @@ def _precision(training: dict[str, Any]) -> str | None:
     if not {"bf16", "fp16"} & training.keys():
         return None
     return next((name for name in ("bf16", "fp16") if training.get(name)), "float32")
+
+
+def _threshold_facts(record: dict[str, Any]) -> list[str]:
+    """Sentences on how the thresholds were fitted, and what they do, from `thresholds.json`."""
+    if not record:
+        return []
+    test = record["test"]["all"]
+    right = f", and of these {_percent(test['accuracy_of_answered'])}% the right one" if test["answered"] else ""
+    facts = [
+        f"Fitted to {_images(record['held_out_images'])} that the training held out, so that a share of "
+        f"{_setting(record['keep'])} of the images that are taken for a class keep it: "
+        f"{record['classes_with_own_threshold']} classes have a threshold of their own, those that are predicted for "
+        f"fewer than {record['min_images']} of these images share one.",
+        f"Of the test images {_percent(test['answered'])}% get a class{right}; without thresholds "
+        f"{_percent(test['accuracy'])}% of all get the right one.",
+    ]
+    if "outside" in record:
+        outside = record["outside"]
+        facts.append(
+            f"Of {_images(outside['images'])} of {_text(outside['dataset'])}, taken to be of none of the classes, "
+            f'{_percent(outside["none_of_these"])}% get "none of these"; AUROC of the highest score, test images '
+            f"against these: {_percent(outside['auroc'])}%."
+        )
+    return facts
 
 
 def _limits(config: dict[str, Any], record: dict[str, Any]) -> list[str]:

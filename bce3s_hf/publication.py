@@ -15,6 +15,7 @@ from bce3s_hf.onnx import check_onnx_installed, export_onnx
 
 RESULTS_FILE = "results.json"
 MANIFEST_FILE = "split.json"
+THRESHOLDS_FILE = "thresholds.json"
 PUBLISHED_FOLDER = "published"
 
 
@@ -44,7 +45,7 @@ def publish(
     Args:
         checkpoint: Folder that `BCE3STrainer.save_model` wrote; its `split.json` is taken along.
         folder: Where to; the checkpoint's `published` if None.
-        record: For the card; the checkpoint's `results.json` if None.
+        record: For the card; the checkpoint's `results.json` if None. What its `thresholds.json` says is added.
         repo_id: Repository that the card's examples name.
         license: Licence of the weights, by the Hub's name.
         onnx: Write `model.onnx` too.
@@ -63,6 +64,8 @@ def publish(
         if not (checkpoint / RESULTS_FILE).is_file():
             raise ValueError(f"checkpoint {str(checkpoint)!r} has no {RESULTS_FILE}; give one that a recipe wrote")
         record = json.loads((checkpoint / RESULTS_FILE).read_text())
+    if (checkpoint / THRESHOLDS_FILE).is_file():
+        record = {**record, "thresholds": json.loads((checkpoint / THRESHOLDS_FILE).read_text())}
     if onnx:
         check_onnx_installed()
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]

@@ -297,6 +297,29 @@ def test_per_class_file(published):
     assert [row["training_images"] for row in table] == [str(count) for count in COUNTS]
 
 
+THRESHOLDS = {
+    "held_out_images": 1135,
+    "keep": 0.95,
+    "classes_with_own_threshold": 7,
+    "min_images": 20,
+    "test": {"all": {"images": 9, "accuracy": 0.25, "answered": 0.875, "accuracy_of_answered": 0.5}},
+    "outside": {"dataset": "ci|far", "images": 1, "none_of_these": 0.125, "auroc": 0.75},
+}
+
+
+def test_what_the_thresholds_do_is_told(published):
+    folder = published(counts=DIGITS["split"]["class_counts"], score_thresholds=[0.5] * 10)
+    write_card(folder, {**DIGITS, "thresholds": THRESHOLDS})
+    text = sections(folder)["Load it"]
+    assert "Fitted to 1,135 images that the training held out, so that a share of 0.95 of the images" in text
+    assert "7 classes have a threshold of their own, those that are predicted for fewer than 20 of these" in text
+    assert "87.50% get a class, and of these 50.00% the right one; without thresholds 25.00% of all" in text
+    assert "Of 1 image of ci\\|far, taken to be of none of the classes, 12.50% get" in text
+    nothing = {"all": {"images": 9, "accuracy": 0.25, "answered": 0.0, "accuracy_of_answered": None}}
+    write_card(folder, {**DIGITS, "thresholds": {**THRESHOLDS, "test": nothing}})
+    assert "0.00% get a class; without thresholds" in readme(folder)
+
+
 def test_without_thresholds_the_file_has_no_column_for_them(published):
     folder = published()
     write_card(folder, {})
