@@ -17,6 +17,7 @@ from bce3s_hf.data import (
     train_transform,
 )
 from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
+from bce3s_hf.prediction import Prediction, predict_images
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -31,11 +32,13 @@ __all__ = [
     "DrawSampler",
     "ImageDataset",
     "LongTailSampler",
+    "Prediction",
     "SplitManifest",
     "eval_transform",
     "load_images",
     "load_lists",
     "long_tail_counts",
     "make_long_tailed",
+    "predict_images",
     "train_transform",
 ]

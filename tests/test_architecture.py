@@ -37,12 +37,12 @@ LOWER_UNITS = {
     },
     "thresholds": {
         *("data", "metrics", "models", "training_args", "trainer", "arguments", "experiment", "second_stage"),
-        *("provenance", "publication"),
+        *("prediction", "provenance", "publication"),
     },
-    "prediction": {"data", "models", "thresholds"},
+    "prediction": {"data", "models"},
     "onnx": {"models"},
     "ablation": {"metrics", "training_args", "arguments", "experiment"},
-    "__init__": {"losses", "metrics", "data", "models", "training_args", "trainer"},
+    "__init__": {"losses", "metrics", "data", "models", "prediction", "training_args", "trainer"},
 }
 
 KNOW_TIMM = {"data/transforms.py", "data/mixing.py", "weight_average.py", "trainer.py"}

@@ -1,19 +1,28 @@
 """The README's Python blocks run as printed, and its commands name files and options that exist."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
+import datasets
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from bce3s_hf import BCE3STrainingArguments
+from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, predict_images
 from bce3s_hf.ablation import ablation_table, read_plan
-from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments, parse_settings
 from bce3s_hf.evaluation import EvaluationArguments
+from bce3s_hf.hub import PushArguments
 from bce3s_hf.metrics import results_table
+from bce3s_hf.publication import PublishArguments
 from bce3s_hf.second_stage import METHODS, SecondStageArguments
+from bce3s_hf.thresholds import ThresholdArguments
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -27,14 +36,35 @@ SETTINGS = {
     "recipes/train_imagenet_lt.py": TRAINING,
     "recipes/train_inaturalist.py": TRAINING,
     "recipes/finetune_classifier.py": (CheckpointArguments, *TRAINING[1:]),
+    "recipes/fit_thresholds.py": (CheckpointArguments, ThresholdArguments, DataArguments),
     "recipes/evaluate.py": (CheckpointArguments, EvaluationArguments, DataArguments),
 }
+WITHOUT_CONFIG = {
+    "recipes/export.py": (CheckpointArguments, PublishArguments),
+    "recipes/push.py": (PushArguments,),
+}
+OWN_DATA = next(block for block in PYTHON if "load_images" in block)
+USE = [block for block in PYTHON if "cifar100_lt_resnet32" in block]
 
 
-def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    import datasets
-    from PIL import Image
+@pytest.mark.parametrize("block", USE, ids=["bce3s_hf", "pipeline", "timm"])
+def test_a_trained_model_is_used_as_printed(block, tmp_path):
+    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "picture.png")
+    without = "" if "bce3s_hf" in block else "import sys; sys.modules['bce3s_hf'] = None\n"
+    settings = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", without + block], capture_output=True, text=True, cwd=tmp_path, env=settings
+    )
+    assert done.returncode == 0, done.stderr
+    model = BCE3SForImageClassification.from_pretrained(ROOT / "model_cards/cifar100_lt_resnet32")
+    (expected,) = predict_images(model, [Image.open(tmp_path / "picture.png")], top_k=3)
+    assert list(map(float, re.findall(r"\d\.\d+", done.stdout))) == pytest.approx(expected.scores, abs=6e-4)
+    places = [done.stdout.rindex(label) for label in expected.labels]
+    assert places == sorted(places)
 
+
+def test_own_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     digits = load_digits()
@@ -43,13 +73,13 @@ def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
         folder = tmp_path / "my_images" / split / f"digit_{label}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 15).astype("uint8")).save(folder / f"{row}.png")
-        Image.fromarray((pixels * 15).astype("uint8")).save(tmp_path / "picture.png")
-    assert len(PYTHON) == 2
-    for block in PYTHON:
-        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
-    printed = capsys.readouterr().out
-    assert "eval_few" in printed
-    assert len(re.findall(r"^[01]\.\d{3} digit_\d$", printed, re.M)) == 3
+    exec(compile(OWN_DATA, "README.md", "exec"), {"__name__": "__main__"})
+    assert "eval_few" in capsys.readouterr().out
+    assert (tmp_path / "runs/mine/model.safetensors").is_file()
+
+
+def test_every_python_block_is_run():
+    assert len(PYTHON) == len(USE) + 1 == 4
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -59,6 +89,8 @@ def test_recipe_commands_parse(command, monkeypatch):
     options = words[words.index(recipe) + 1 :]
     assert (ROOT / recipe).is_file()
     monkeypatch.chdir(ROOT)
+    if recipe in WITHOUT_CONFIG:
+        parse_settings({}, WITHOUT_CONFIG[recipe], options)
     if recipe not in SETTINGS:
         return
     config = ROOT / recipe.replace("train_", "").replace(".py", ".yaml")
