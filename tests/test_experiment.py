@@ -15,6 +15,7 @@ from bce3s_hf.data import SplitManifest
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.experiment import build_model, load_splits, measure, run
 from bce3s_hf.second_stage import METHODS, SecondStageArguments
+from bce3s_hf.thresholds import ThresholdArguments
 
 RECIPES = ROOT / "recipes"
 TRAINING = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)
@@ -170,7 +171,7 @@ def test_settings_that_make_no_sense_are_refused(parse, text, message):
 
 
 def of_one_training(path):
-    return not path.stem.startswith(("ablate", "evaluate", "finetune"))
+    return not path.stem.startswith(("ablate", "evaluate", "finetune", "fit"))
 
 
 @pytest.mark.parametrize("recipe", sorted(filter(of_one_training, RECIPES.glob("*.yaml"))), ids=lambda path: path.stem)
@@ -193,6 +194,9 @@ def test_settings_of_the_other_recipes_are_known():
     )
     assert (chosen.checkpoint, stage.methods) == ("runs/mine", list(METHODS))
     assert training.output_dir == "runs/finetune_classifier"
+    classes = (CheckpointArguments, ThresholdArguments, DataArguments)
+    _, thresholds, _ = parse_arguments(RECIPES / "fit_thresholds.yaml", ["--checkpoint", "runs/mine"], classes)
+    assert thresholds.validation_fraction == 0.1
 
 
 @pytest.mark.parametrize("plan", sorted(RECIPES.glob("ablate*.yaml")), ids=lambda path: path.stem)
@@ -329,7 +333,9 @@ def test_record_holds_what_was_measured_and_all_settings(finished, few_splits):
     trainer, result, record = finished
     assert record["metrics"] == result.metrics and record["protocol"] == "last epoch, no flip averaging"
     assert record["per_class_accuracy"] == pytest.approx(result.per_class.tolist(), abs=1e-6)
-    assert record["training"].keys() > BCE3STrainingArguments.__annotations__.keys()
+    own = {name for name in BCE3STrainingArguments.__annotations__ if not name.startswith("hub_")}
+    assert record["training"].keys() > own
+    assert not any(name.startswith("hub_") for name in record["training"])
     assert (record["training"]["max_steps"], record["training"]["gradient_accumulation_steps"]) == (2, 2)
     expected = {"mixup_alpha": 0.5, "cutmix_alpha": 0.0, "sampler": "power", "sampler_power": 0.5, "ema_decay": 0.7,
                 "lr_base_size": 256, "lr_scheduler_type": "cosine", "optim": "sgd"}  # fmt: skip

@@ -80,7 +80,7 @@ def export(model: nn.Module, folder: str | os.PathLike) -> None:
     settings = json.loads((folder / CONFIG_FILE).read_text())
     settings["model_args"] = config.backbone_kwargs  # timm's has num_classes too, which transformers gives twice
     settings["pretrained_cfg"] |= {**config.data_config, "classifier": _classifier_name(plain)}
-    for name in ("test_input_size", "test_crop_pct"):  # of the original weights: ours are tested as they are trained
+    for name in ("tag", "test_input_size", "test_crop_pct"):  # of other weights: ours are tested as they are trained
         settings["pretrained_cfg"].pop(name, None)
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
     heads = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in _HEADS}
