@@ -18,7 +18,7 @@ from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.metrics import per_class_accuracy
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.publication import MANIFEST_FILE, RESULTS_FILE
+from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.records import training_record
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments

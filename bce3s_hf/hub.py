@@ -10,18 +10,9 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-REQUIRED_FILES = ("config.json", "model.safetensors")
-PUBLISHED_FILES = (
-    *REQUIRED_FILES,
-    "training/heads.safetensors",
-    "modeling_resnet_cifar.py",
-    "README.md",
-    "results.json",
-    "per_class.csv",
-    "class_counts.png",
-    "split.json",
-    "model.onnx",
-)
+from bce3s_hf.models.published import CONFIG_FILE, PUBLISHED_FILES, WEIGHTS_FILE
+
+REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 COMMIT_MESSAGE = "Upload model"
 _REASONS = {
     401: "the token is refused; log in by `hf auth login` with one that may write",

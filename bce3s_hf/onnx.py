@@ -10,8 +10,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models.published import ONNX_FILE
 
-ONNX_FILE = "model.onnx"
 INPUT, OUTPUT = "pixel_values", "logits"
 TOLERANCE = 1e-4
 _MODULES = ("onnx", "onnxscript", "onnxruntime")

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from bce3s_hf.card import write_card
-from bce3s_hf.hub import PUBLISHED_FILES
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models.published import MANIFEST_FILE, PUBLISHED_FILES, RESULTS_FILE
 from bce3s_hf.onnx import check_onnx_installed, export_onnx
 
-RESULTS_FILE = "results.json"
-MANIFEST_FILE = "split.json"
 THRESHOLDS_FILE = "thresholds.json"
 PUBLISHED_FOLDER = "published"
 

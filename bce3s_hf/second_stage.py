@@ -29,7 +29,8 @@ from bce3s_hf.experiment import (
 from bce3s_hf.hub import push_folder
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.publication import RESULTS_FILE, publish
+from bce3s_hf.models.published import RESULTS_FILE
+from bce3s_hf.publication import publish
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 

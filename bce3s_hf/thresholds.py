@@ -22,9 +22,10 @@ from bce3s_hf.data.sources import IMAGE, LABEL, digits, find_image_column, read_
 from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.metrics import shot_groups
 from bce3s_hf.models import BCE3SConfig
+from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.prediction import NONE_OF_THESE
 from bce3s_hf.provenance import command, versions
-from bce3s_hf.publication import RESULTS_FILE, THRESHOLDS_FILE
+from bce3s_hf.publication import THRESHOLDS_FILE
 from bce3s_hf.second_stage import trainer_of_checkpoint
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments

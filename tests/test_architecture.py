@@ -22,10 +22,10 @@ LOWER_UNITS = {
     },
     "provenance": set(),
     "records": {"provenance", "training_args"},
-    "publication": {"card", "hub", "models", "onnx"},
+    "publication": {"card", "models", "onnx"},
     "card": {"metrics", "data", "models", "plots"},
     "evaluation": {"provenance", "metrics", "data", "models"},
-    "hub": set(),
+    "hub": {"models"},
     "arguments": {"losses", "data", "training_args"},
     "experiment": {
         *("losses", "metrics", "data", "models", "training_args", "trainer", "arguments"),

@@ -21,7 +21,8 @@ from transformers import pipeline
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, eval_transform
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
-from bce3s_hf.hub import PUBLISHED_FILES, PushArguments, PushError, create_repository, push_folder
+from bce3s_hf.hub import PushArguments, PushError, create_repository, push_folder
+from bce3s_hf.models.published import PUBLISHED_FILES
 
 NAMES = ["cat", "dog", "owl"]
 NUMBERS = itertools.count()

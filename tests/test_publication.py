@@ -11,7 +11,7 @@ from conftest import ROOT
 from bce3s_hf import BCE3SForImageClassification
 from bce3s_hf.arguments import DataArguments
 from bce3s_hf.experiment import run
-from bce3s_hf.hub import PUBLISHED_FILES
+from bce3s_hf.models.published import PUBLISHED_FILES
 from bce3s_hf.publication import publish
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 

@@ -28,6 +28,16 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 HEADS_FILE = "training/heads.safetensors"
 SOURCE_FILE = "modeling_resnet_cifar.py"
+CARD_FILE = "README.md"
+RESULTS_FILE = "results.json"
+PER_CLASS_FILE = "per_class.csv"
+PICTURE_FILE = "class_counts.png"
+MANIFEST_FILE = "split.json"
+ONNX_FILE = "model.onnx"
+PUBLISHED_FILES = (
+    *(CONFIG_FILE, WEIGHTS_FILE, HEADS_FILE, SOURCE_FILE),
+    *(CARD_FILE, RESULTS_FILE, PER_CLASS_FILE, PICTURE_FILE, MANIFEST_FILE, ONNX_FILE),
+)
 _NOT_IN_TIMM = {
     "model_type": resnet_cifar.ResNetCifarConfig.model_type,
     "auto_map": {
