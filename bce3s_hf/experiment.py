@@ -1,7 +1,6 @@
 """What the recipes share: data, model, trainer, and one measured run."""
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_imag
 from bce3s_hf.data.lists import list_sha256, load_lists
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
-from bce3s_hf.metrics import per_class_accuracy
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
-from bce3s_hf.records import training_record
+from bce3s_hf.publication import THRESHOLDS_FILE
+from bce3s_hf.records import RunResult, measure, run_record
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -44,14 +43,6 @@ class Splits:
     def class_names(self) -> list[str]:
         """Names of the K classes in the order of their labels."""
         return self.train.features[LABEL].names
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run measured on the test images: metrics in [0, 1], and per-class accuracy (K,)."""
-
-    metrics: dict[str, float]
-    per_class: np.ndarray
 
 
 def load_splits(args: DataArguments) -> Splits:
@@ -156,9 +147,8 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
     )
     resume = args.resume_from_checkpoint
-    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
-    return save_and_test(trainer, splits, train_seconds=round(time.perf_counter() - start, 1), **record)
+    return save_and_test(trainer, splits, **record)
 
 
 def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
@@ -173,34 +163,18 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
         **record: More for `results.json`.
     """
     folder = Path(trainer.args.output_dir)
-    if splits.manifest is not None and trainer.is_world_process_zero():
-        splits.manifest.save(folder / MANIFEST_FILE)
+    if trainer.is_world_process_zero():
+        for name in (MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
+            (folder / name).unlink(missing_ok=True)
+        if splits.manifest is not None:
+            splits.manifest.save(folder / MANIFEST_FILE)
     trainer.save_model(_internal_call=True)  # by which nothing is pushed: the results are still to come
     result = measure(trainer)
     if trainer.is_world_process_zero():
-        content = _record(trainer, splits, result) | record
+        split = None if splits.manifest is None else _without_indices(splits.manifest)
+        content = {**run_record(trainer, result), "split": split, "lists": splits.lists, **record}
         (folder / RESULTS_FILE).write_text(json.dumps(content, indent=1) + "\n")
     return result
-
-
-def measure(trainer: BCE3STrainer) -> RunResult:
-    """Test the model as it is, without flip averaging."""
-    test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
-    output = trainer.predict(test, metric_key_prefix="test")
-    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
-    predictions = output.predictions[:, 0].astype(int)
-    return RunResult(metrics, per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels))
-
-
-def _record(trainer: BCE3STrainer, splits: Splits, result: RunResult) -> dict[str, Any]:
-    """Figures of a run, with all that is needed to repeat them."""
-    return {
-        **training_record(trainer),
-        "metrics": result.metrics,
-        "split": None if splits.manifest is None else _without_indices(splits.manifest),
-        "lists": splits.lists,
-        "per_class_accuracy": [None if np.isnan(value) else round(float(value), 6) for value in result.per_class],
-    }
 
 
 def _without_indices(manifest: SplitManifest) -> dict[str, Any]:

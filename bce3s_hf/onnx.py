@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from bce3s_hf.models.published import ONNX_FILE
 INPUT, OUTPUT = "pixel_values", "logits"
 TOLERANCE = 1e-4
 _MODULES = ("onnx", "onnxscript", "onnxruntime")
+_NOTES = ("metadata_props", "doc_string")  # of a model, graph, node, function or value
 _OPSET = 18  # that of the exporter itself: a higher one is made from it by conversion
 
 
@@ -39,8 +41,8 @@ def check_onnx_installed() -> None:
 def export_onnx(folder: Path) -> Path:
     """Write `model.onnx` beside a model: from `pixel_values` (B, C, H, W) to `logits` (B, K), for any B.
 
-    All is in the one file, up to 2 GB. Before it is kept, onnxruntime runs it on random images of a batch of 1 and of
-    3: its logits are those of PyTorch, to 1e-4.
+    All is in the one file, up to 2 GB, without a name of a folder of this machine. Before it is kept, onnxruntime runs
+    it on random images of a batch of 1 and of 3: its logits are those of PyTorch, to 1e-4.
 
     Args:
         folder: A published one, or one that the Trainer saved.
@@ -77,6 +79,7 @@ def export_onnx(folder: Path) -> Path:
             f"the model cannot be exported to ONNX by {installed}: {error}. A torch older than onnxscript may be the "
             "reason: torch 2.6 needs onnxscript 0.2.7 to 0.5.0 and protobuf below 6"
         ) from error
+    _clear_notes(file)
     difference = max(_difference(model, file, batch) for batch in batches)
     if not difference <= TOLERANCE:
         file.unlink()
@@ -84,6 +87,25 @@ def export_onnx(folder: Path) -> Path:
             f"the logits of onnxruntime differ from those of PyTorch by {difference:.3g}; no file is kept"
         )
     return file
+
+
+def _clear_notes(file: Path) -> None:
+    """Take out what the exporter noted of every node: stack traces, with the folders of this machine."""
+    import onnx  # of the extra
+
+    model = onnx.load(file)
+    _clear_notes_of(model)
+    onnx.save(model, file)
+
+
+def _clear_notes_of(message: Any) -> None:
+    """Of a protobuf message and of all inside it."""
+    for field, value in message.ListFields():
+        if field.name in _NOTES:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _clear_notes_of(part)
 
 
 @torch.no_grad()

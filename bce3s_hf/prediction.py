@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.sources import IMAGE, LABEL
+from bce3s_hf.escaping import printable, spreadsheet_cell
 from bce3s_hf.models import BCE3SForImageClassification
 
 NONE_OF_THESE = "none of these"
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PICTURE = Features({IMAGE: Image(), LABEL: Value("int64")})
 
 
@@ -30,8 +30,9 @@ class Prediction:
         path: File of the image, if it came from one.
         labels: Names of the classes with the largest logits, the largest first.
         scores: Their scores: Sigmoid of the logits, in [0, 1], which do not sum to one (Softmax if joint is "ce").
-        answer: The first label, or "none of these" if its score is below the threshold of its class.
+        answer: The first label, or "none of these" if it was rejected.
         error: Why the image could not be read, if so; there are no labels then, and the answer is empty.
+        rejected: Whether the score of the first label is below the threshold of its class.
     """
 
     path: Path | None
@@ -39,6 +40,16 @@ class Prediction:
     scores: list[float]
     answer: str
     error: str = ""
+    rejected: bool = False
+
+
+@dataclass
+class PredictionCounts:
+    """How many images got which answer, how many none of the classes, and how many could not be read."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    rejected: int = 0
+    unread: int = 0
 
 
 def find_images(places: Iterable[str | Path]) -> list[Path]:
@@ -126,16 +137,21 @@ def _read(
         try:
             sources[position] = _source(image)
         except OSError as error:
-            errors[position] = str(error)
+            errors[position] = _reason(error)
     columns = {IMAGE: list(sources.values()), LABEL: [0] * len(sources)}  # labels that stand for nothing
     dataset = ImageDataset(Dataset.from_dict(columns, features=_PICTURE), transform)
     for row, position in enumerate(sources):
         try:
             views[position] = dataset[row]["pixel_values"]
         except ValueError as error:
-            unknown = isinstance(error.__cause__, PIL.UnidentifiedImageError)  # whose text names an object in memory
-            errors[position] = "no image that PIL knows" if unknown else str(error.__cause__ or error)
+            errors[position] = _reason(error.__cause__ or error)
     return views, errors
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):  # whose text names an object in memory
+        return "no image that PIL knows"
+    return str(error) or type(error).__name__
 
 
 def _source(image: Path | PIL.Image.Image) -> dict[str, bytes | None] | PIL.Image.Image:
@@ -164,15 +180,7 @@ def _prediction(
     thresholds, names = model.config.score_thresholds, model.config.id2label
     labels = [names[label] for label in classes]
     rejected = thresholds is not None and scores[0] < thresholds[classes[0]]
-    return Prediction(path, labels, scores, NONE_OF_THESE if rejected else labels[0])
-
-
-def printable(text: object) -> str:
-    r"""Text for a terminal: what would control it, or hide, is written as its escape, such as \x1b."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(text)
-    )
+    return Prediction(path, labels, scores, NONE_OF_THESE if rejected else labels[0], rejected=rejected)
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -199,7 +207,7 @@ def check_csv(file: Path) -> None:
         raise ValueError(f"output_csv {str(file)!r} cannot be written: {error}") from error
 
 
-def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> Counter[str]:
+def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> PredictionCounts:
     """Write predictions as they come: path, answer, label_1, score_1, ..., and error for files that cannot be read.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
@@ -210,9 +218,9 @@ def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> Coun
         top_k: How many labels a row has at most.
 
     Returns:
-        How often each answer was given; the empty one to files that could not be read.
+        What they were.
     """
-    answers = Counter()
+    counts = PredictionCounts()
     ranks = range(1, top_k + 1)
     columns = ["path", "answer", *(name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")), "error"]
     with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
@@ -221,24 +229,24 @@ def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> Coun
         for prediction in predictions:
             row = {"path": prediction.path, "answer": prediction.answer, "error": prediction.error}
             row |= {f"label_{rank}": label for rank, label in enumerate(prediction.labels, 1)}
-            row = {name: _no_formula(str(value)) for name, value in row.items()}
+            row = {name: spreadsheet_cell(str(value)) for name, value in row.items()}
             row |= {f"score_{rank}": f"{score:.6g}" for rank, score in enumerate(prediction.scores, 1)}
             writer.writerow(row)
-            answers[prediction.answer] += 1
-    return answers
+            if prediction.error:
+                counts.unread += 1
+            elif prediction.rejected:
+                counts.rejected += 1
+            else:
+                counts.answers[prediction.answer] += 1
+    return counts
 
 
-def _no_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def summary(answers: Counter[str]) -> str:
-    """One line for a terminal, of what `write_csv` returned, and the ten answers given most often."""
-    unread, rejected = answers[""], answers[NONE_OF_THESE]
+def summary(counts: PredictionCounts) -> str:
+    """Lines for a terminal: what `write_csv` returned, and the ten classes that were answered most often."""
+    answered = counts.answers.total()
+    images = answered + counts.rejected + counts.unread
     lines = [
-        f"{answers.total()} images: {answers.total() - rejected - unread} answered, {rejected} {NONE_OF_THESE}, "
-        f"{unread} that cannot be read"
+        f"{images} images: {answered} answered, {counts.rejected} {NONE_OF_THESE}, {counts.unread} that cannot be read"
     ]
-    named = Counter({answer: count for answer, count in answers.items() if answer not in ("", NONE_OF_THESE)})
-    lines += [f"  {count} {printable(answer)}" for answer, count in named.most_common(10)]
+    lines += [f"  {count} {printable(answer)}" for answer, count in counts.answers.most_common(10)]
     return "\n".join(lines)

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import tempfile
+import warnings
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bce3s_hf.card import write_card
-from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.models.published import MANIFEST_FILE, PUBLISHED_FILES, RESULTS_FILE
+from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
+from bce3s_hf.models.published import CONFIG_FILE, MANIFEST_FILE, RESULTS_FILE, clear_published
 from bce3s_hf.onnx import check_onnx_installed, export_onnx
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -38,12 +41,14 @@ def publish(
     license: str | None = None,
     onnx: bool = False,
 ) -> Path:
-    """Write the folder to publish from what the Trainer saved; files of an earlier call are replaced.
+    """Write the folder to publish from what the Trainer saved; that of an earlier call is replaced once all went well.
+
+    `split.json` is taken along if it is that of the record, and what `thresholds.json` says if the model has any.
 
     Args:
-        checkpoint: Folder that `BCE3STrainer.save_model` wrote; its `split.json` is taken along.
+        checkpoint: Folder that `BCE3STrainer.save_model` wrote.
         folder: Where to; the checkpoint's `published` if None.
-        record: For the card; the checkpoint's `results.json` if None. What its `thresholds.json` says is added.
+        record: For the card; the checkpoint's `results.json` if None.
         repo_id: Repository that the card's examples name.
         license: Licence of the weights, by the Hub's name.
         onnx: Write `model.onnx` too.
@@ -52,30 +57,44 @@ def publish(
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is none, has no record, or the folder holds files that are not published.
+        ValueError: If the checkpoint is none, has no record, or the folder holds what is not published.
     """
     checkpoint = Path(checkpoint)
     folder = checkpoint / PUBLISHED_FOLDER if folder is None else Path(folder)
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"checkpoint {str(checkpoint)!r} is no folder that BCE3STrainer saved; give one")
+    config = _read_json(checkpoint / CONFIG_FILE)
+    if config is None or config.get("model_type") != BCE3SConfig.model_type:
+        raise ValueError(f"checkpoint {str(checkpoint)!r} is no folder that BCE3STrainer saved; give one on the disk")
+    if folder.resolve() == checkpoint.resolve():
+        raise ValueError(f"output_dir {str(folder)!r} is the checkpoint itself; give a new folder")
+    record = _read_json(checkpoint / RESULTS_FILE) if record is None else record
     if record is None:
-        if not (checkpoint / RESULTS_FILE).is_file():
-            raise ValueError(f"checkpoint {str(checkpoint)!r} has no {RESULTS_FILE}; give one that a recipe wrote")
-        record = json.loads((checkpoint / RESULTS_FILE).read_text())
-    if (checkpoint / THRESHOLDS_FILE).is_file():
-        record = {**record, "thresholds": json.loads((checkpoint / THRESHOLDS_FILE).read_text())}
+        raise ValueError(f"checkpoint {str(checkpoint)!r} has no {RESULTS_FILE}; give one that a recipe wrote")
+    if config.get("score_thresholds") is not None:
+        record = {**record, "thresholds": _read_json(checkpoint / THRESHOLDS_FILE)}
     if onnx:
         check_onnx_installed()
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
-    foreign = sorted(set(files) - set(PUBLISHED_FILES))
-    if foreign:
-        raise ValueError(f"output_dir {str(folder)!r} holds {foreign[0]!r}, which is not published; give a new folder")
-    for name in PUBLISHED_FILES:
-        (folder / name).unlink(missing_ok=True)
-    BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32).export(folder)
-    if (checkpoint / MANIFEST_FILE).is_file():
-        shutil.copyfile(checkpoint / MANIFEST_FILE, folder / MANIFEST_FILE)
-    if onnx:
-        export_onnx(folder)
-    write_card(folder, record, repo_id=repo_id, license=license)
+    if find_spec("matplotlib") is None:
+        warnings.warn('the card has no picture of the tail: pip install "bce3s_hf[plots]"', stacklevel=2)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        new = Path(place) / folder.name
+        BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32).export(new)
+        manifest = _read_json(checkpoint / MANIFEST_FILE)
+        if manifest is not None and manifest["sha256"] == (record.get("split") or {}).get("sha256"):
+            shutil.copyfile(checkpoint / MANIFEST_FILE, new / MANIFEST_FILE)
+        if onnx:
+            export_onnx(new)
+        write_card(new, record, repo_id=repo_id, license=license)
+        clear_published(folder)
+        shutil.copytree(new, folder, dirs_exist_ok=True)
     return folder
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a file, None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not JSON ({error}); restore it, or train again") from error

@@ -1,12 +1,15 @@
-"""Records of a training: all that is needed to repeat it."""
+"""Records of a training: what was measured, and all that is needed to repeat it."""
 
 import platform
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer
 
+from bce3s_hf.metrics import per_class_accuracy
 from bce3s_hf.provenance import command, versions
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -21,14 +24,43 @@ _CONFIG = (
 )
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured on the test images: metrics in [0, 1], and per-class accuracy (K,)."""
+
+    metrics: dict[str, float]
+    per_class: np.ndarray
+
+
+def measure(trainer: Trainer) -> RunResult:
+    """Test the model of a `BCE3STrainer` as it is, without flip averaging.
+
+    The test images are its evaluation dataset, or of several that of the name "test".
+    """
+    test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+    output = trainer.predict(test, metric_key_prefix="test")
+    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
+    predictions = output.predictions[:, 0].astype(int)
+    return RunResult(metrics, per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels))
+
+
+def run_record(trainer: Trainer, result: RunResult) -> dict[str, Any]:
+    """Figures of a run of a `BCE3STrainer`, and what it trained, how and on what, ready for JSON."""
+    per_class = [None if np.isnan(value) else round(float(value), 6) for value in result.per_class]
+    return {**training_record(trainer), "metrics": result.metrics, "per_class_accuracy": per_class}
+
+
 def training_record(trainer: Trainer) -> dict[str, Any]:
     """What a `BCE3STrainer` trained, how and on what, ready for JSON."""
-    config, args = trainer.model.config, trainer.args
+    config, args, history = trainer.model.config, trainer.args, trainer.state.log_history
+    kept = "best checkpoint" if args.load_best_model_at_end else "last epoch"
+    seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
     names = [name for name in BCE3STrainingArguments.__annotations__ if not name.startswith("hub_")]
     chosen = {name: getattr(args, name) for name in (*names, *_ARGUMENTS)}
     return {
         "command": command(),
-        "protocol": f"{'last epoch' if trainer.state.global_step else 'no training'}, no flip averaging",
+        "protocol": f"{kept if trainer.state.global_step else 'no training'}, no flip averaging",
+        "loaded_from": config.name_or_path or None,
         "backbone": config.backbone,
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
@@ -39,7 +71,8 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
         "scaled_learning_rate": args.scaled_learning_rate,
         "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
         **environment(args.world_size, args.device),
-        "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+        **({"train_seconds": seconds[-1]} if seconds else {}),
+        "log": [entry for entry in history if "loss" in entry],
     }
 
 

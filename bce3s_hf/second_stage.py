@@ -26,7 +26,6 @@ from bce3s_hf.experiment import (
     run,
     save_and_test,
 )
-from bce3s_hf.hub import push_folder
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import RESULTS_FILE
@@ -154,15 +153,8 @@ def push_result(trainer: BCE3STrainer, stage: SecondStageArguments) -> None:
     if not args.push_to_hub or not trainer.is_world_process_zero():
         return
     checkpoint = Path(args.output_dir, *stage.methods[-1:])
-    url = push_folder(
-        publish(checkpoint, repo_id=trainer.hub_model_id, license=args.hub_license),
-        trainer.hub_model_id,
-        private=args.hub_private_repo,
-        revision=args.hub_revision,
-        tag=args.hub_tag,
-        commit_message=args.hub_commit_message,
-        token=args.hub_token,
-    )
+    published = publish(checkpoint, repo_id=trainer.hub_model_id, license=args.hub_license)
+    url = trainer.push_published(published)
     trainer.accelerator.print(f"Pushed: {url}")
 
 
@@ -197,6 +189,7 @@ def run_second_stage(
     results = {}
     for method in stage.methods:
         model = load_checkpoint(checkpoint)
+        model.config.score_thresholds = None  # those of the first stage's scores
         method_args = _classifier_args(args, stage)
         method_args.output_dir = str(Path(args.output_dir) / method)
         if method == "class_balanced":

@@ -6,40 +6,12 @@ to the training images of each class. Here it comes from held-out images, by the
 class is ever compared with its threshold, and most tail classes have next to no held-out image of their own.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value
 from sklearn.metrics import roc_auc_score
-from transformers.utils import CONFIG_NAME
 
-from bce3s_hf.arguments import DataArguments
-from bce3s_hf.data import ImageDataset, eval_transform
-from bce3s_hf.data.sources import IMAGE, LABEL, digits, find_image_column, read_dataset
-from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.metrics import shot_groups
-from bce3s_hf.models import BCE3SConfig
-from bce3s_hf.models.published import RESULTS_FILE
-from bce3s_hf.prediction import NONE_OF_THESE
-from bce3s_hf.provenance import command, versions
-from bce3s_hf.publication import THRESHOLDS_FILE
-from bce3s_hf.second_stage import trainer_of_checkpoint
-from bce3s_hf.trainer import BCE3STrainer
-from bce3s_hf.training_args import BCE3STrainingArguments
-
-_DEFINITIONS = {
-    "threshold": "of class k: the (1 - keep) quantile of the scores of the held-out images predicted as k; classes "
-    "predicted for fewer than min_images of them share that of all images predicted as one of these",
-    "answered": "share of the images whose predicted class has a score of at least its threshold",
-    "accuracy": "share of the images that are predicted right, threshold or not",
-    "accuracy_of_answered": "share of the answered images that are predicted right; null if none is answered",
-    "many, medium, few": "test images of the classes with > 100, 20 to 100, < 20 training images",
-    "none_of_these": "share of the outside images that are not answered",
-    "auroc": "of the score of the predicted class, test images against outside images",
-}
 
 
 @dataclass
@@ -185,86 +157,6 @@ def outside_figures(
     }
 
 
-def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArguments) -> dict[str, Any]:
-    """Fit the thresholds of a trained model to the images that its training held out, and store them.
-
-    They are written into the checkpoint's `config.json`, and what they do on the test images into `thresholds.json`
-    beside it. Nothing else in the folder changes.
-
-    Args:
-        checkpoint: Folder that the Trainer saved.
-        args: Which images were held out, and how to fit.
-        data_args: Data settings of the training.
-
-    Returns:
-        The content of `thresholds.json`.
-
-    Raises:
-        ValueError: If the checkpoint is no such folder, or the data or what was held out differs from its training.
-    """
-    folder = Path(checkpoint)
-    _check_folder(folder, args)
-    outside = None if args.outside is None else _outside_images(args.outside)
-    model = load_checkpoint(checkpoint)
-    trainer = trainer_of_checkpoint(
-        model,
-        load_splits(data_args),
-        BCE3STrainingArguments(
-            str(folder),
-            validation_fraction=args.validation_fraction,
-            seed=args.seed,
-            per_device_eval_batch_size=args.batch_size,
-        ),
-        data_args,
-    )
-    counts = np.array(model.config.class_counts)
-    held_out, test = trainer.eval_dataset["validation"], trainer.eval_dataset["test"]
-    predictions, scores = _predict(trainer, held_out)
-    thresholds = fit_thresholds(predictions, scores, len(counts), keep=args.keep, min_images=args.min_images)
-    test_predictions, test_scores = _predict(trainer, test)
-    record = {
-        "command": command(),
-        "keep": args.keep,
-        "min_images": args.min_images,
-        "held_out_images": len(held_out),
-        "classes_with_own_threshold": int(has_own_threshold(predictions, len(counts), args.min_images).sum()),
-        "test": answers_by_group(test_predictions, test_scores, test.labels, thresholds, counts),
-    }
-    if outside is not None:
-        dataset = ImageDataset(outside, eval_transform(model.config.data_config))
-        figures = outside_figures(test_scores, *_predict(trainer, dataset), thresholds)
-        record["outside"] = {"dataset": args.outside, **figures}
-    record |= {"definitions": _DEFINITIONS, "versions": versions()}
-    if trainer.is_world_process_zero():
-        config = folder / CONFIG_NAME  # not saved by the model: the Trainer wrote its own settings into that one's
-        settings = json.loads(config.read_text()) | {"score_thresholds": thresholds.tolist()}
-        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        (folder / THRESHOLDS_FILE).write_text(json.dumps(record, indent=1) + "\n")
-    return record
-
-
-def thresholds_table(record: dict[str, Any]) -> str:
-    """Markdown table in percent of what `fit_checkpoint` returned, one row a group of images."""
-    lines = ["| | Images | Accuracy | Answered | Accuracy of answered |", "| --- |" + " ---: |" * 4]
-    for name, row in record["test"].items():
-        shares = (_percent(row[key]) for key in ("accuracy", "answered", "accuracy_of_answered"))
-        lines.append(f"| {name.capitalize()} | {row['images']} | {' | '.join(shares)} |")
-    if "outside" in record:
-        outside = record["outside"]
-        lines.append(f"| Outside | {outside['images']} | - | {_percent(1 - outside['none_of_these'])} | - |")
-        rejected, auroc = _percent(outside["none_of_these"]), _percent(outside["auroc"])
-        lines += [
-            "",
-            f"Outside: images of {Path(outside['dataset']).name}, taken to be of no class of the model. {rejected}% "
-            f"of them get the answer {NONE_OF_THESE!r}; AUROC of the score, test against outside: {auroc}%.",
-        ]
-    return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
 def _check_fit(keep: float, min_images: int) -> None:
     if not 0 < keep < 1:
         raise ValueError(f"keep must be in (0, 1), got {keep}")
@@ -275,43 +167,3 @@ def _check_fit(keep: float, min_images: int) -> None:
 def _quantile(scores: np.ndarray, keep: float) -> float:
     share = round(1 - keep, 12)  # 1 - 0.9 is 0.09999999999999998 in floating point
     return float(np.quantile(scores, share, method="lower"))
-
-
-def _check_folder(folder: Path, args: ThresholdArguments) -> None:
-    """Refuse what is no folder of the Trainer, and what is known to hold other images out than its training."""
-    config = folder / CONFIG_NAME
-    if not config.is_file() or json.loads(config.read_text()).get("model_type") != BCE3SConfig.model_type:
-        raise ValueError(
-            f"checkpoint {str(folder)!r} is no folder that the Trainer saved; thresholds are fitted there, and "
-            "published with the model"
-        )
-    results = folder / RESULTS_FILE
-    if not results.is_file():
-        return
-    record = json.loads(results.read_text())
-    trained = {"validation_fraction": record["training"]["validation_fraction"], "seed": record["seed"]}
-    for name, value in trained.items():
-        if getattr(args, name) != value:
-            raise ValueError(
-                f"{name} {getattr(args, name)} is not that of the training, {value} by {str(results)!r}: other images "
-                "would be held out"
-            )
-
-
-def _outside_images(name: str) -> Dataset:
-    """Images of the test split, or of the only one, with a label that stands for nothing."""
-    splits = digits() if name == "digits" else read_dataset(name)
-    if "test" not in splits and len(splits) > 1:
-        raise ValueError(f"outside {name!r} has no split 'test' but {', '.join(splits)}; give a dataset with one")
-    dataset = splits["test"] if "test" in splits else next(iter(splits.values()))
-    column = find_image_column(dataset)
-    dataset = dataset.select_columns([column])
-    if column != IMAGE:
-        dataset = dataset.rename_column(column, IMAGE)
-    return dataset.add_column(LABEL, [0] * len(dataset), feature=Value("int64"))
-
-
-def _predict(trainer: BCE3STrainer, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted class of each image, int (N,), and its score, float (N,)."""
-    predictions, scores = trainer.predict(dataset).predictions.T
-    return predictions.astype(int), scores

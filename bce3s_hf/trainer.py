@@ -22,7 +22,7 @@ from bce3s_hf.metrics import long_tail_metrics
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publication import publish
-from bce3s_hf.records import training_record
+from bce3s_hf.records import measure, run_record, training_record
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
@@ -69,6 +69,8 @@ class BCE3STrainer(Trainer):
             )
         if not isinstance(args, BCE3STrainingArguments):
             raise ValueError(f"args must be BCE3STrainingArguments, got {type(args).__name__}")
+        if args.push_to_hub and model.config.normalize_features:
+            raise ValueError("push_to_hub: a model with normalize_features True has no plain timm form; leave one out")
         if args.n_gpu > 1:
             raise ValueError(f"{args.n_gpu} GPUs in one process: start by `accelerate launch` or `torchrun` instead")
         _check_writable(args.output_dir)
@@ -245,7 +247,9 @@ class BCE3STrainer(Trainer):
         """As in transformers; the averaged weights if there are any. A checkpoint holds both."""
         checkpoint = _internal_call and output_dir is not None  # without a folder, it is for the Hub
         with nullcontext() if checkpoint else self._averaged_weights():
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub()
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in transformers, when the Trainer is made; a missing token or right is known before the training."""
@@ -255,6 +259,7 @@ class BCE3STrainer(Trainer):
         self.hub_model_id = create_repository(
             args.hub_model_id or Path(args.output_dir).absolute().name,
             private=args.hub_private_repo if private is None else private,
+            tag=args.hub_tag,
             token=token or args.hub_token,
         )
         self.push_in_progress = None
@@ -266,17 +271,18 @@ class BCE3STrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        dataset: str | None = None,
     ) -> str | None:
-        """Save the model, write the folder to publish into the output folder's `published`, and push it.
+        """Save and test the model, write the folder to publish into the output folder's `published`, and push that.
 
-        Its card has the figures of the last evaluation. Nothing else is pushed: neither checkpoints nor
-        `training_args.bin`.
+        Nothing else is pushed: neither checkpoints nor `training_args.bin`.
 
         Args:
             commit_message: `args.hub_commit_message` if None.
             token: `args.hub_token` if None, or that of HF_TOKEN or `hf auth login`.
             revision: Branch, made if need be; `args.hub_revision` if None.
             private: Whether a new repository is private; `args.hub_private_repo` if None.
+            dataset: Name or Hub id of the dataset, for the card.
 
         Returns:
             URL of the commit; None on all processes but the first.
@@ -284,14 +290,30 @@ class BCE3STrainer(Trainer):
         Raises:
             PushError: If there is no token, right or connection; the folder is written before.
         """
-        args = self.args
         self.save_model(_internal_call=True)
+        tested = "test" in self.eval_dataset if isinstance(self.eval_dataset, dict) else self.eval_dataset is not None
+        record = run_record(self, measure(self)) if tested else training_record(self)
         if not self.is_world_process_zero():
             return None
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)
-        record = {**training_record(self), "metrics": _last_metrics(self.state.log_history)}
+        if dataset is not None:
+            record["data"] = {"dataset": dataset}
+        args = self.args
         folder = publish(args.output_dir, record=record, repo_id=self.hub_model_id, license=args.hub_license)
+        return self.push_published(folder, commit_message, token=token, revision=revision, private=private)
+
+    def push_published(
+        self,
+        folder: str | Path,
+        commit_message: str | None = None,
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str:
+        """Push a published folder to the repository of the arguments; see `push_to_hub`. On the first process only."""
+        args = self.args
         return push_folder(
             folder,
             self.hub_model_id,
@@ -364,10 +386,16 @@ class BCE3STrainer(Trainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tell sampler and dataset the epoch; accelerate reaches neither through the loader of a resumed epoch."""
+    """Tell sampler and dataset the epoch; accelerate reaches neither through the loader of a resumed epoch.
+
+    Thresholds that were fitted to a model end with its further training.
+    """
 
     def __init__(self, trainer: BCE3STrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.model.config.score_thresholds = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int(state.epoch or 0)
@@ -380,15 +408,6 @@ def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset
     if datasets is None:
         return {}
     return datasets if isinstance(datasets, dict) else {"test": datasets}
-
-
-def _last_metrics(log_history: list[dict[str, float]]) -> dict[str, float]:
-    """Of the last evaluation on the test images; none if there was none."""
-    for entry in reversed(log_history):
-        for prefix in ("eval_test_", "eval_"):
-            if f"{prefix}accuracy" in entry:
-                return {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
-    return {}
 
 
 def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:

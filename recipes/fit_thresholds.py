@@ -13,7 +13,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
-from bce3s_hf.thresholds import ThresholdArguments, fit_checkpoint, thresholds_table
+from bce3s_hf.checkpoint_thresholds import fit_checkpoint, thresholds_table
+from bce3s_hf.thresholds import ThresholdArguments
 
 
 def main() -> None:

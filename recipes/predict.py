@@ -15,8 +15,9 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import tqdm
 
+from bce3s_hf.escaping import printable
 from bce3s_hf.experiment import load_checkpoint
-from bce3s_hf.prediction import check_csv, find_images, predict_images, prediction_text, printable, summary, write_csv
+from bce3s_hf.prediction import check_csv, find_images, predict_images, prediction_text, summary, write_csv
 
 CHECKPOINT = Path(__file__).parents[1] / "model_cards" / "cifar100_lt_resnet32"
 CSV_FILE = Path("runs/predictions.csv")
@@ -42,10 +43,10 @@ def main() -> None:
         for prediction in predictions:
             print(prediction_text(prediction))
         return
-    answers = write_csv(
+    counts = write_csv(
         tqdm(predictions, total=len(images), desc="images"), file, min(args.top_k, model.config.num_labels)
     )
-    print(f"{summary(answers)}\n\nSaved in {printable(file)}")
+    print(f"{summary(counts)}\n\nSaved in {printable(file)}")
 
 
 if __name__ == "__main__":

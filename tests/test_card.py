@@ -31,14 +31,14 @@ BARE = {"command": "python mine.py", "epochs": 2.0, "seed": 3}
 def published(tmp_path):
     """Makes a published folder by hand, without weights; settings go into its `bce3s`."""
 
-    def make(names=None, counts=COUNTS, auto_map=False, folder="my-model", **settings):
+    def make(names=None, counts=COUNTS, auto_map=False, folder="my-model", channels=3, **settings):
         path = tmp_path / folder
         path.mkdir()
         (path / "model.safetensors").touch()
         config = {
             "architecture": "resnet20_cifar" if auto_map else "resnet18",
             "label_names": names or [f"class {label}" for label in range(len(counts))],
-            "pretrained_cfg": {"input_size": [3, 24, 32]},
+            "pretrained_cfg": {"input_size": [channels, 24, 32]},
             "bce3s": {"joint": "bce", "contrastive": "bce", "uniformity": "bce", "class_counts": counts, **settings},
         }
         if auto_map:
@@ -235,8 +235,57 @@ def test_only_known_datasets_are_linked(published, dataset, hub_id):
     write_card(folder, {"data": {"dataset": dataset}, "metrics": {"accuracy": 0.5}})
     data = ModelCard.load(folder / "README.md").data
     assert data.datasets == (hub_id and [hub_id])
-    assert data.eval_results[0].dataset_type == hub_id or dataset
+    assert data.eval_results[0].dataset_type == (hub_id or dataset)
     assert ("huggingface.co/datasets" in readme(folder)) == (hub_id is not None)
+
+
+def test_what_was_tested_on_is_named(published):
+    folder = published()
+    record = {"data": {"dataset": "places", "test_split": "validation"}, "metrics": {"accuracy": 0.5}}
+    write_card(folder, record)
+    assert ModelCard.load(folder / "README.md").data.eval_results[0].dataset_split == "validation"
+    assert "on the test images (split `validation`), for Many" in sections(folder)["Results"]
+    write_card(folder, {**record, "data": {"dataset": "places", "test_split": None}})
+    assert ModelCard.load(folder / "README.md").data.eval_results[0].dataset_split == "test"
+    assert "on the test images, for Many" in sections(folder)["Results"]
+
+
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        ({**DIGITS, "loaded_from": "/data/runs/mine"}, "mine"),
+        ({**SECOND, "loaded_from": "runs/mine"}, "runs/mine"),
+        ({**BOTH, "loaded_from": "runs/first"}, None),
+        ({**BOTH, "first_stage": {**BOTH["first_stage"], "loaded_from": "a`b"}}, r"a\`b"),
+        ({**DIGITS, "loaded_from": None}, None),
+    ],
+)
+def test_a_training_that_went_on_from_another_is_not_the_whole(published, record, place):
+    folder = published(counts=record["split"]["class_counts"])
+    write_card(folder, record)
+    limits = sections(folder)["Limits and intended use"]
+    shown = place and (place if "`" in place else f"`{place}`")
+    assert (f"- The training went on from {shown}.\n" in limits) == (place is not None)
+    assert ("All figures are of one training" in limits) == (place is None)
+
+
+def test_integer_class_names_are_names(published):
+    folder = published(names=[7, -8, 9, 10, 11, 12])
+    write_card(folder, {})
+    assert [row["class"] for row in rows(folder)] == ["7", "'-8", "9", "10", "11", "12"]
+    assert "- Largest class: 7, with 500 images\n" in readme(folder)
+
+
+def test_use_is_told_with_the_few_classes(published):
+    folder = published()
+    write_card(folder, {})
+    use = sections(folder)["Limits and intended use"]
+    assert "meant for research on long-tailed recognition, and as a start for fine-tuning; not for decisions" in use
+    assert "an evaluation of your own for that purpose, above all of its 2 Few classes.\n" in use
+    write_card(published(counts=[200, 19], folder="one"), {})
+    assert "above all of its 1 Few class.\n" in readme(folder.parent / "one")
+    write_card(published(counts=[200, 20], folder="none"), {})
+    assert "evaluation of your own for that purpose.\n" in readme(folder.parent / "none")
 
 
 def test_lists_stand_for_the_split(published):
@@ -271,7 +320,8 @@ def test_examples_compile_and_name_the_place(published, joint, auto_map, thresho
     assert "trust_remote_code" not in own_code
     assert ("modeling_resnet_cifar.py" in readme(folder)) == auto_map
     right, wrong = ("softmax", "sigmoid") if joint == "ce" else ("sigmoid", "softmax")
-    assert f'function_to_apply="{right}"' in pipeline_code
+    assert "function_to_apply" not in pipeline_code
+    assert ("takes the Sigmoid by itself, from `problem_type`" in readme(folder)) == (joint == "bce")
     assert f".{right}(" in timm_code and f".{right}(" in auto_code
     assert wrong not in "".join(codes)
     assert ("they do not sum to one" in readme(folder)) == (joint == "bce")
@@ -492,14 +542,33 @@ def test_wheels_have_every_package_and_the_template():
     assert template in card._TEMPLATES and template.is_file()
 
 
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+def test_grey_models_have_no_example_that_makes_colour_images(published, joint):
+    folder = published(channels=1, joint=joint)
+    write_card(folder, BARE)
+    timm_code, own_code = snippets(folder)
+    assert '.convert("L")' in timm_code and "bce3s_hf" in own_code
+    assert "With transformers" not in readme(folder) and "pipeline" not in sections(folder)["Load it"]
+    assert "its image processor makes colour images, and this model takes grey ones.\n\nWith bce3s_hf" in readme(
+        folder
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize(("backbone", "joint"), [("resnet20_cifar", "bce"), ("test_resnet", "ce")])
-def test_examples_run_and_agree(tmp_path, monkeypatch, backbone, joint):
+def test_examples_run_and_agree(tmp_path, monkeypatch, backbone, joint, channels):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])  # which transformers adds its modules to
     folder = tmp_path / "path/to/this/folder"
     model = BCE3SForImageClassification.from_timm(
-        backbone, num_labels=4, image_size=32, joint=joint, class_counts=[200, 50, 7, 1], score_thresholds=[0.0] * 4
+        backbone,
+        num_labels=4,
+        image_size=32,
+        backbone_kwargs={"in_chans": channels},
+        joint=joint,
+        class_counts=[200, 50, 7, 1],
+        score_thresholds=[0.0] * 4,
     ).eval()
     model.export(folder)
     write_card(folder, BARE)
@@ -515,7 +584,12 @@ def test_examples_run_and_agree(tmp_path, monkeypatch, backbone, joint):
         torch.testing.assert_close(scope["scores"], expected, atol=1e-5, rtol=0)
     names = [f"LABEL_{label}" for label in expected.argsort(descending=True).tolist()]
     lines = [f"{score:.3f} {name}" for score, name in zip(expected.sort(descending=True)[0], names, strict=True)][:3]
-    assert [line for line in printed if isinstance(line, str)] == [*lines, *lines, *lines, names[0]]
-    (answers,) = (line for line in printed if isinstance(line, list))
-    assert [answer["label"] for answer in answers] == names[:3]
-    assert [answer["score"] for answer in answers] == pytest.approx(expected[expected.argsort(descending=True)][:3])
+    examples = 3 if channels == 3 else 2
+    assert [line for line in printed if isinstance(line, str)] == [*lines * examples, names[0]]
+    pipelines = [line for line in printed if isinstance(line, list)]
+    assert len(pipelines) == examples - 2
+    for answers in pipelines:
+        assert [answer["label"] for answer in answers] == names[:3]
+        assert [answer["score"] for answer in answers] == pytest.approx(
+            expected[expected.argsort(descending=True)][:3]
+        )

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ from conftest import ROOT
 from hub_server import READ, WRITE, Hub
 from huggingface_hub import constants
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoModelForImageClassification, pipeline
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, eval_transform
 from bce3s_hf.arguments import DataArguments, ModelArguments
@@ -46,6 +47,7 @@ def faultless(hub):
 def client(hub, tmp_path_factory):
     """Runs a function in a process that takes the server for the Hub, with the token `WRITE`, and never sleeps."""
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_TOKEN": WRITE}
+    settings["HF_MODULES_CACHE"] = str(tmp_path_factory.mktemp("modules"))
     settings |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         with pytest.MonkeyPatch.context() as patch:
@@ -174,10 +176,17 @@ def test_branch_and_tag(hub, client, folder, name):
 def test_an_existing_tag_is_found_before_anything_is_uploaded(hub, client, folder, name):
     client(push_folder, folder, name, tag="v1")
     (folder / "README.md").write_text("# New")
-    with pytest.raises(PushError, match="the tag 'v1' exists already; choose another"):
-        client(push_folder, folder, name, revision="new", tag="v1")
+    reason = f"cannot push to {name}: the tag 'v1' exists already; give another hub_tag"
+    message = failure(client, push_folder, folder, name, revision="new", tag="v1")
+    assert message == (
+        f"{reason}\nThe model is safe in {folder}. Push it again, without training, by\n"
+        f"python recipes/push.py --folder {folder} --hub_model_id {name} --hub_revision new"
+    )
     repository = hub.repositories[name]
     assert (list(repository.branches), len(repository.branches["main"])) == (["main"], 2)
+    assert failure(client, create_repository, name, tag="v1") == reason  # before a training
+    assert client(create_repository, name, tag="v2") == name
+    assert list(repository.tags) == ["v1"]
 
 
 def test_an_id_without_account_is_that_of_the_token(hub, client, folder):
@@ -195,8 +204,12 @@ def timm_logits(name, pixels):
     return timm.create_model(f"hf-hub:{name}", pretrained=True).eval()(pixels).tolist()
 
 
-def pipeline_scores(name, image):
-    answers = pipeline("image-classification", model=name, function_to_apply="sigmoid")(image)
+def auto_logits(name, pixels, **kwargs):
+    return AutoModelForImageClassification.from_pretrained(name, **kwargs).eval()(pixels).logits.tolist()
+
+
+def pipeline_scores(name, image, **kwargs):
+    answers = pipeline("image-classification", model=name, **kwargs)(image)
     return {answer["label"]: answer["score"] for answer in answers}
 
 
@@ -214,9 +227,30 @@ def test_pulled_models_answer_as_the_one_that_was_pushed(hub, client, model, fol
     torch.testing.assert_close(torch.tensor(pulled["main"]), logits)
     assert pulled["main"] == pulled["v1"]
     torch.testing.assert_close(torch.tensor(pulled["other"]), other_logits)
-    torch.testing.assert_close(torch.tensor(client(timm_logits, name, pixels)), logits)
+    for function in (timm_logits, auto_logits):
+        torch.testing.assert_close(torch.tensor(client(function, name, pixels)), logits)
     scores = client(pipeline_scores, name, image)
     torch.testing.assert_close(torch.tensor([scores[label] for label in NAMES]), logits[0].sigmoid())
+
+
+def test_a_cifar_resnet_is_pulled_with_its_source_if_that_is_trusted(hub, client, tmp_path, name):
+    torch.manual_seed(0)
+    model = BCE3SForImageClassification.from_timm("resnet20_cifar", id2label=dict(enumerate(NAMES))).eval()
+    image = random_image(model)
+    pixels = eval_transform(model.config.data_config)(image)[None]
+    assert pixels.shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        logits = model(pixels).logits
+    model.export(tmp_path / "published")
+    client(push_folder, tmp_path / "published", name)
+    for pull, given in ((auto_logits, pixels), (pipeline_scores, image)):
+        with pytest.raises(ValueError, match="contains custom code(.|\n)*the argument `trust_remote_code=True`"):
+            client(pull, name, given, trust_remote_code=False)
+    torch.testing.assert_close(torch.tensor(client(auto_logits, name, pixels, trust_remote_code=True)), logits)
+    scores = client(pipeline_scores, name, image, trust_remote_code=True)
+    torch.testing.assert_close(torch.tensor([scores[label] for label in NAMES]), logits[0].sigmoid())
+    for function in (timm_logits, bce3s_logits):
+        torch.testing.assert_close(torch.tensor(client(function, name, pixels)), logits)
 
 
 def random_image(model):
@@ -384,9 +418,19 @@ def test_a_folder_without_a_model_is_refused(folder, file):
         push_folder(folder / "nowhere", "me/x")
 
 
+@pytest.mark.parametrize("link", ["README.md", "training"])
+def test_a_symbolic_link_is_refused_wherever_it_leads(folder, tmp_path, link):
+    (folder / link).rename(tmp_path / "target")
+    (folder / link).symlink_to(tmp_path / "target")
+    with pytest.raises(ValueError, match=f"holds the symbolic link '{link}'; put the file itself there"):
+        push_folder(folder, "me/x")
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_token_in_a_file_is_found(folder, monkeypatch, given):
     monkeypatch.setenv("HF_TOKEN", "hf_env" if given else "hf_secret")
+    monkeypatch.setattr(Path, "read_bytes", None)  # large files are not read whole
+    (folder / "per_class.csv").write_text("")
     (folder / "results.json").write_text('{"command": "train.py --hub_token hf_secret"}')
     with pytest.raises(ValueError, match="holds the Hub token in 'results.json'; take it out") as caught:
         push_folder(folder, "me/x", token="hf_secret" if given else None)
@@ -396,7 +440,7 @@ def test_a_token_in_a_file_is_found(folder, monkeypatch, given):
 @pytest.mark.parametrize("wrong", ["a/b/c", "me/has space"])
 def test_a_wrong_id_is_a_value_error(folder, wrong):
     for call in (lambda: push_folder(folder, wrong), lambda: create_repository(wrong)):
-        with pytest.raises(ValueError, match=wrong):
+        with pytest.raises(ValueError, match=f"hub_model_id '{wrong}' is not valid: .*[^.]; give NAME/MODEL$"):
             call()
 
 
@@ -447,7 +491,7 @@ def test_a_missing_right_is_known_before_the_training(hub, client, tmp_path):
 
 
 def train_and_push(folder, name, by):
-    """As a user of the Trainer does who has no recipe; returns the URL."""
+    """As a user of the Trainer does who has no recipe; returns the URL, and a weight as averaged and as last."""
     splits = load_splits(DataArguments(dataset="digits", imbalance_factor=20))
     model = build_model(ModelArguments(backbone="test_resnet", image_size=16), splits, seed=0)
     settings = {"push_to_hub": True, "hub_model_id": name, "use_cpu": True, "disable_tqdm": True}
@@ -455,18 +499,22 @@ def train_and_push(folder, name, by):
     trainer = build_trainer(model, splits, args, DataArguments())
     trainer.train()
     trainer.evaluate()
-    return getattr(trainer, by)()
+    url = getattr(trainer, by)()
+    return url, *(first_weight(each) for each in (trainer.weight_average.average.module, trainer.model))
+
+
+def first_weight(model):
+    return next(model.backbone.parameters()).tolist()
 
 
 @pytest.mark.parametrize("by", ["push_to_hub", "save_model"])  # which pushes too, as in transformers
 def test_the_trainer_pushes_the_published_folder_alone(hub, client, tmp_path, name, by):
-    url = client(train_and_push, tmp_path, name, by)
+    url, average, last = client(train_and_push, tmp_path, name, by)
     _, commit = main_commits(hub, name)
     assert hub.repositories[name].private
     assert url == (f"{hub.url}/{name}/commit/{commit.oid}" if by == "push_to_hub" else None)
     assert commit.files == contents(tmp_path / "published")
     assert commit.files.keys() == RUN_FILES - {"split.json", "modeling_resnet_cifar.py"}
-    saved, pushed = (BCE3SForImageClassification.from_pretrained(tmp_path / place) for place in ("", "published"))
-    for value, other in zip(saved.backbone.parameters(), pushed.backbone.parameters(), strict=True):
-        assert torch.equal(value, other)
+    assert average != last
+    assert first_weight(BCE3SForImageClassification.from_pretrained(tmp_path / "published")) == average
     assert "| Few |" in commit.files["README.md"].decode()

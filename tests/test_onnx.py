@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from bce3s_hf import BCE3SForImageClassification, eval_transform, load_images
 from bce3s_hf import onnx as onnx_export
@@ -66,6 +67,13 @@ def test_file_names_its_input_and_output_and_any_batch(exported):
     assert (given.name, given.shape[1:]) == ("pixel_values", list(model.config.data_config["input_size"]))
     assert (made.name, made.shape[1:]) == ("logits", [10])
     assert isinstance(given.shape[0], str) and given.shape[0] == made.shape[0]
+
+
+def test_file_tells_nothing_of_this_machine(exported):
+    content = exported[1].read_bytes()
+    for place in (str(ROOT), "site-packages", f"{Path.home()}/", "bce3s_hf"):
+        assert place.encode() not in content
+    assert b"stack_trace" not in content
 
 
 def test_file_with_other_logits_is_not_kept(tmp_path, monkeypatch):

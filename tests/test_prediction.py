@@ -16,11 +16,11 @@ from conftest import ROOT
 from bce3s_hf import BCE3SForImageClassification, eval_transform, load_images
 from bce3s_hf.prediction import (
     Prediction,
+    PredictionCounts,
     check_csv,
     find_images,
     predict_images,
     prediction_text,
-    printable,
     summary,
     write_csv,
 )
@@ -101,6 +101,7 @@ def test_answer_is_none_of_these_below_the_threshold_of_the_first_class_alone(mo
         model.config.score_thresholds = [own if label == first else others for label in range(4)]
         after = only(model, image)
         assert (after.answer, after.labels, after.scores) == (answer, before.labels, before.scores)
+        assert after.rejected == (answer == "none of these")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
@@ -204,9 +205,15 @@ def test_what_is_no_image_is_refused_by_name(tmp_path):
             find_images([save(tmp_path, good=noise(2, 2)) / "good.png", place])
 
 
+def test_an_error_without_a_text_is_told_by_its_kind(model, tmp_path, monkeypatch):
+    def fail(path):
+        raise TimeoutError
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert only(model, tmp_path / "a.png").error == "TimeoutError"
+
+
 def test_terminal_sees_escapes_not_control_characters():
-    text = "a\x1b[31m\r\n\t\x9b\u202eü 日本\udcff"
-    assert printable(text) == r"a\x1b[31m\r\n\t\x9b\u202eü 日本\udcff"
     prediction = Prediction(Path("p\x1bq.png"), ["l\x1b", "m"], [0.8765, 0.1], "l\x1b")
     assert prediction_text(prediction).split("\n") == [r"p\x1bq.png: l\x1b", r"  0.876 l\x1b", "  0.100 m"]
     broken = Prediction(Path("p\n.png"), [], [], "", "bad\x1b")
@@ -217,12 +224,12 @@ def test_csv_holds_every_prediction_and_no_formula(tmp_path):
     predictions = [
         Prediction(Path('a,\n".png'), ["@x", "-y"], [0.123456789, 1e-7], "@x"),
         Prediction(Path("=1+1.png"), [], [], "", "+broken"),
-        Prediction(Path("c.png"), ["\tz"], [1.0], "none of these"),
+        Prediction(Path("c.png"), ["\tz"], [1.0], "none of these", rejected=True),
         Prediction(Path("\udcff.png"), ["\rz", "a=b"], [1.0, 0.5], "\rz"),
     ]
     file = tmp_path / "out.csv"
     file.write_text("older and much longer than what is written\n" * 100)
-    answers = write_csv(iter(predictions), file, 2)
+    counts = write_csv(iter(predictions), file, 2)
     with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
     assert rows == [
@@ -232,13 +239,24 @@ def test_csv_holds_every_prediction_and_no_formula(tmp_path):
         ["c.png", "none of these", "'\tz", "1", "", "", ""],
         [r"\udcff.png", "'\rz", "'\rz", "1", "a=b", "0.5", ""],
     ]
-    assert answers == Counter({"@x": 1, "": 1, "none of these": 1, "\rz": 1})
+    assert counts == PredictionCounts(Counter({"@x": 1, "\rz": 1}), rejected=1, unread=1)
+
+
+def test_classes_with_odd_names_are_answers(tmp_path):
+    answered = [Prediction(None, [name], [0.9], name) for name in ("none of these", "", "")]
+    rejected = Prediction(None, [""], [0.1], "none of these", rejected=True)
+    counts = write_csv([*answered, rejected], tmp_path / "out.csv", 1)
+    assert counts == PredictionCounts(Counter({"none of these": 1, "": 2}), rejected=1, unread=0)
+    assert summary(counts).splitlines()[0] == "4 images: 3 answered, 1 none of these, 0 that cannot be read"
 
 
 def test_summary_counts_answers():
-    lines = summary(Counter({"cat": 2, "d\x1bg": 5, "none of these": 3, "": 1})).splitlines()
+    lines = summary(PredictionCounts(Counter({"cat": 2, "d\x1bg": 5}), rejected=3, unread=1)).splitlines()
     assert lines == ["11 images: 7 answered, 3 none of these, 1 that cannot be read", r"  5 d\x1bg", "  2 cat"]
-    assert summary(Counter({"cat": 1})) == "1 images: 1 answered, 0 none of these, 0 that cannot be read\n  1 cat"
+    assert (
+        summary(PredictionCounts(Counter({"cat": 1})))
+        == "1 images: 1 answered, 0 none of these, 0 that cannot be read\n  1 cat"
+    )
 
 
 def test_csv_that_cannot_be_written_is_refused(tmp_path):

@@ -626,3 +626,17 @@ def test_images_that_nothing_needs_do_not_pass_the_backbone(make_trainer):
     trainer.train()
     assert sizes == [32, 32]
     assert trainer.model.config.num_labels == 10 and trainer.state.log_history[-1]["train_loss"] > 0
+
+
+def test_thresholds_end_with_further_training(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    trainer.model.config.score_thresholds = [0.5] * 10
+    trainer.evaluate()
+    assert trainer.model.config.score_thresholds == [0.5] * 10
+    trainer.train()
+    assert trainer.model.config.score_thresholds is None
+
+
+def test_what_could_not_be_published_is_refused_before_the_training(make_trainer):
+    with pytest.raises(ValueError, match="push_to_hub: a model with normalize_features True has no plain timm form"):
+        make_trainer(push_to_hub=True, hub_model_id="me/it", normalize_features=True)

@@ -215,3 +215,10 @@ def test_number_is_needed(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["learning_rate", "negative_ratio", "validation_fraction"])
 def test_settings_survive_the_dictionary_that_a_checkpoint_keeps(tmp_path, name):
     assert make(tmp_path, **{name: 0.25}).to_dict()[name] == 0.25
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_only_the_published_folder_is_pushed(tmp_path, strategy):
+    assert make(tmp_path).hub_strategy == "end"
+    with pytest.raises(ValueError, match=f"hub_strategy must be end, got '{strategy}': checkpoints stay on the disk"):
+        make(tmp_path, hub_strategy=strategy)

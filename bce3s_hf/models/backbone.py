@@ -16,6 +16,7 @@ from torch import Tensor
 
 SUITABLE = ("resnet50", "convnext_tiny", "vit_small_patch16_224")
 _PROBE_CLASSES = 3
+_LOADING = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 ImageSize = int | Sequence[int] | None
 
 
@@ -68,11 +69,17 @@ def architecture_of(name: str) -> tuple[str, dict[str, Any]]:
     try:
         if source == "local-dir":
             settings = json.loads((Path(place) / "config.json").read_text())
-            return settings["architecture"], settings.get("model_args", {})
-        _, architecture, kwargs = timm.models.load_model_config_from_hf(place)
+            architecture, kwargs = settings["architecture"], settings.get("model_args", {})
+        else:
+            _, architecture, kwargs = timm.models.load_model_config_from_hf(place)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"backbone {name!r} has no readable timm configuration: {error}") from error
-    return architecture, kwargs
+    return architecture, {name: value for name, value in kwargs.items() if name != "num_classes"}
+
+
+def without_loading(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `timm.create_model` without those that say where weights come from, which no model keeps."""
+    return {name: value for name, value in kwargs.items() if name not in _LOADING}
 
 
 def image_size_kwargs(name: str, image_size: int | None) -> dict[str, int]:

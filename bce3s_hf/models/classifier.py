@@ -18,6 +18,7 @@ from bce3s_hf.models.backbone import (
     backbone_features,
     create_backbone,
     image_size_kwargs,
+    without_loading,
 )
 from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
@@ -62,6 +63,10 @@ class BCE3SForImageClassification(PreTrainedModel):
 
     def __init__(self, config: BCE3SConfig) -> None:
         super().__init__(config)
+        for name in ("class_counts", "score_thresholds"):  # of other classes, if num_labels was changed
+            values = getattr(config, name)
+            if values is not None and len(values) != config.num_labels:
+                setattr(config, name, None)
         self.backbone, feature_dim = create_backbone(config.backbone, **config.backbone_kwargs)
         self.classifier = NormalizedLinear(
             feature_dim,
@@ -104,10 +109,11 @@ class BCE3SForImageClassification(PreTrainedModel):
         """
         architecture, saved_kwargs = architecture_of(name)
         kwargs = {**saved_kwargs, **image_size_kwargs(architecture, image_size), **(backbone_kwargs or {})}
-        model = cls(BCE3SConfig(backbone=architecture, backbone_kwargs=kwargs, **config))
+        kept = without_loading(kwargs)
+        model = cls(BCE3SConfig(backbone=architecture, backbone_kwargs=kept, **config))
         source = model.backbone
-        if pretrained:
-            source, _ = create_backbone(name, pretrained=True, **kwargs)
+        if pretrained or kept != kwargs:
+            source, _ = create_backbone(name, pretrained=pretrained, **kwargs)
             model.backbone.load_state_dict(source.state_dict())
         model.config.data_config = backbone_data_config(source, kwargs.get("img_size", image_size))
         if class_counts is not None:
@@ -130,10 +136,12 @@ class BCE3SForImageClassification(PreTrainedModel):
         if PUBLISHED_KEY not in settings:
             return super().from_pretrained(place, *args, config=config, **{"use_safetensors": True, **kwargs})
         kwargs = {name: value for name, value in kwargs.items() if name not in hub}
+        kwargs.setdefault("state_dict", published_state(place, settings, **hub))
         if config is None:
+            of_model = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype", "state_dict") if name in kwargs}
             config, kwargs = BCE3SConfig.from_pretrained(place, return_unused_kwargs=True, **hub, **kwargs)
-        state = published_state(place, settings, **hub)
-        loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
+            kwargs |= of_model
+        loaded = super().from_pretrained(None, *args, config=config, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).config.name_or_path = str(place)
         return loaded
 

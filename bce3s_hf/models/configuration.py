@@ -92,6 +92,8 @@ class BCE3SConfig(PreTrainedConfig):
         if projection_dim < 1:
             raise ValueError(f"projection_dim must be at least 1, got {projection_dim}")
         check_loss_settings(lambda_ss, lambda_cc, contrastive_temperature)
+        if score_thresholds is not None and not all(0 <= value <= 1 for value in score_thresholds):
+            raise ValueError(f"score_thresholds must be in [0, 1], got {score_thresholds}")
         self.backbone = backbone
         self.backbone_kwargs = backbone_kwargs or {}
         self.joint = joint

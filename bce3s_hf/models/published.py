@@ -47,6 +47,7 @@ _NOT_IN_TIMM = {
     "image_processor_type": "TimmWrapperImageProcessor",
 }
 _HEADS = ("projector", "bank")
+_OF_OTHER_WEIGHTS = ("tag", "test_input_size", "test_crop_pct", "license", "origin_url", "notes")
 
 
 def plain_timm_model(model: nn.Module) -> nn.Module:
@@ -70,37 +71,60 @@ def plain_timm_model(model: nn.Module) -> nn.Module:
 
 
 def export(model: nn.Module, folder: str | os.PathLike) -> None:
-    """Write a BCE3S classifier as a published folder; files that it had before under the same names are replaced.
+    """Write a BCE3S classifier as a published folder; what an earlier call, or its card, left there is removed.
+
+    With the joint loss "bce", transformers is told `problem_type` "multi_label_classification": its pipeline then
+    takes the Sigmoid of each logit instead of Softmax.
 
     Args:
         model: A BCE3S classifier.
         folder: Where to, made if need be.
 
     Raises:
-        ValueError: If the features are used at length one.
+        ValueError: If the features are used at length one, the model was not made by `from_timm`, or the folder holds
+            other files.
     """
     config, folder = model.config, Path(folder)
+    if config.data_config is None:
+        raise ValueError("the model has no data_config, so nobody could prepare images for it; make it by from_timm")
     plain = plain_timm_model(model)
-    label_names = [config.id2label[label] for label in range(config.num_labels)]
-    own = {PUBLISHED_KEY: config.published_settings(), "label_names": label_names}
-    shipped = inspect.getmodule(type(plain)) is not resnet_cifar
-    if not shipped:
+    clear_published(folder)
+    own = {PUBLISHED_KEY: config.published_settings()}
+    own["label_names"] = [config.id2label[label] for label in range(config.num_labels)]
+    if config.joint == "bce":
+        own["problem_type"] = "multi_label_classification"
+    shipped_by_timm = inspect.getmodule(type(plain)) is not resnet_cifar
+    if not shipped_by_timm:
         own |= _NOT_IN_TIMM
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inspect.getfile(resnet_cifar), folder / SOURCE_FILE)
     save_for_hf(plain, str(folder), model_config=own, safe_serialization=True)
     settings = json.loads((folder / CONFIG_FILE).read_text())
     settings["model_args"] = config.backbone_kwargs  # timm's has num_classes too, which transformers gives twice
     settings["pretrained_cfg"] |= {**config.data_config, "classifier": _classifier_name(plain)}
-    for name in ("tag", "test_input_size", "test_crop_pct"):  # of other weights: ours are tested as they are trained
+    for name in _OF_OTHER_WEIGHTS:
         settings["pretrained_cfg"].pop(name, None)
     (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
     heads = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in _HEADS}
-    for name in (HEADS_FILE, SOURCE_FILE):
-        (folder / name).unlink(missing_ok=True)
     if heads:
         (folder / HEADS_FILE).parent.mkdir(exist_ok=True)
         save_file({name: value.cpu().contiguous() for name, value in heads.items()}, folder / HEADS_FILE)
-    if not shipped:
-        shutil.copyfile(inspect.getfile(resnet_cifar), folder / SOURCE_FILE)
+
+
+def clear_published(folder: Path) -> None:
+    """Remove the files of a published folder.
+
+    Raises:
+        ValueError: If the folder holds others; then nothing is removed.
+    """
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    foreign = sorted(set(files) - set(PUBLISHED_FILES))
+    if foreign:
+        raise ValueError(f"folder {str(folder)!r} holds {foreign[0]!r}, which is not published; give a new folder")
+    if (folder / CONFIG_FILE).is_file() and PUBLISHED_KEY not in json.loads((folder / CONFIG_FILE).read_text()):
+        raise ValueError(f"folder {str(folder)!r} holds a model that is not a published one; give a new folder")
+    for name in files:
+        (folder / name).unlink()
 
 
 def published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: Any) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from transformers import PreTrainedConfig
 
-from bce3s_hf import BCE3SForImageClassification, eval_transform
+from bce3s_hf import BCE3SConfig, BCE3SForImageClassification, eval_transform
 from bce3s_hf.models.published import HEADS_FILE, SOURCE_FILE, plain_timm_model
 
 NAMES = ["tench", "goldfish", "shark", "rare, and quoted", "very rare"]
@@ -41,7 +41,7 @@ if {remote}:
     else:
         raise AssertionError("ran remote code without being asked")
 model = AutoModelForImageClassification.from_pretrained(folder, **trust).eval()
-classify = pipeline("image-classification", model=folder, function_to_apply="sigmoid", top_k=5, **trust)
+classify = pipeline("image-classification", model=folder, top_k=5, **trust)
 answer = classify(folder + "/../picture.png")
 if {remote}:
     sys.path.insert(0, folder)
@@ -127,7 +127,8 @@ def test_vectors_of_the_plain_model_have_length_one():
 @pytest.mark.parametrize(("name", "source"), [("test_resnet", set()), ("resnet20_cifar", {SOURCE_FILE})])
 @pytest.mark.parametrize(("contrastive", "heads"), [("bce", {HEADS_FILE}), ("none", set())])
 def test_folder_holds_this_and_nothing_else(name, source, contrastive, heads, tmp_path):
-    make("resnet20_cifar").export(tmp_path)  # what is there from before does not stay
+    make("resnet20_cifar").export(tmp_path)
+    (tmp_path / "README.md").write_text("of other weights")  # what is there from before does not stay
     make(name, contrastive=contrastive).export(tmp_path)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {"config.json", "model.safetensors"} | source | heads
@@ -186,6 +187,51 @@ def test_normalised_features_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_files_are_not_overwritten(tmp_path):
+    model = make("test_resnet")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds 'notes.txt', which is not published; give a new folder"):
+        model.export(tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="holds a model that is not a published one"):
+        model.export(tmp_path / "saved")
+    assert BCE3SForImageClassification.from_pretrained(tmp_path / "saved").config.class_counts == COUNTS
+
+
+def test_a_model_that_says_nothing_of_its_images_is_refused(tmp_path):
+    model = BCE3SForImageClassification(BCE3SConfig("test_resnet", num_labels=2))
+    with pytest.raises(ValueError, match="has no data_config, .* make it by from_timm"):
+        model.export(tmp_path)
+
+
+def test_what_timm_says_of_other_weights_is_left_out(tmp_path):
+    make("test_vit.r160_in1k", image_size=64).export(tmp_path)
+    known = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert not known.keys() & {"tag", "license", "origin_url", "test_input_size", "url", "hf_hub_id"}
+
+
+def test_scores_of_softmax_are_the_pipelines_default_for_ce(tmp_path):
+    make("test_resnet", joint="ce", contrastive="none", uniformity="none").export(tmp_path)
+    assert "problem_type" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_where_weights_came_from_is_not_kept(tmp_path):
+    source, place = timm.create_model("test_resnet", num_classes=7), tmp_path / "source"
+    timm.models.save_for_hf(source, place, safe_serialization=True, model_args={"num_classes": 7, "drop_rate": 0.5})
+    overlay = {"file": str(place / "model.safetensors"), "num_classes": 7, "custom_load": False}
+    kwargs = {"pretrained": True, "num_labels": 2}
+    model = BCE3SForImageClassification.from_timm(
+        "test_resnet", backbone_kwargs={"pretrained_cfg_overlay": overlay, "drop_rate": 0.1}, **kwargs
+    )
+    assert model.config.backbone_kwargs == {"drop_rate": 0.1}
+    model.export(tmp_path / "folder")
+    assert str(tmp_path) not in (tmp_path / "folder" / "config.json").read_text()
+    again = BCE3SForImageClassification.from_timm(f"local-dir:{place}", **kwargs)
+    assert again.config.backbone_kwargs["drop_rate"] == 0.5
+    for made in (model, again):
+        assert torch.equal(made.backbone.conv1[0].weight, source.conv1[0].weight)
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     model = make("test_resnet")
     model.config.save_pretrained(tmp_path)
@@ -199,6 +245,19 @@ def test_settings_can_be_changed_while_loading(tmp_path):
     model = BCE3SForImageClassification.from_pretrained(tmp_path, lambda_ss=0.7, dtype=torch.bfloat16)
     assert model.config.lambda_ss == 0.7
     assert model.classifier.weight.dtype == torch.bfloat16
+    assert BCE3SForImageClassification.from_pretrained(tmp_path, dtype="auto").classifier.weight.dtype == torch.float32
+
+
+def test_other_classes_have_no_counts_or_thresholds_yet(tmp_path):
+    make("test_resnet", score_thresholds=[0.1, 0.2, 0.3, 0.4, 0.5]).export(tmp_path)
+    model = BCE3SForImageClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert model.classifier.weight.shape[0] == 3
+    assert (model.config.class_counts, model.config.score_thresholds) == (None, None)
+
+
+def test_thresholds_are_probabilities():
+    with pytest.raises(ValueError, match=r"score_thresholds must be in \[0, 1\], got \[0.5, 1.5\]"):
+        make("test_resnet", score_thresholds=[0.5, 1.5])
 
 
 def test_a_published_model_as_backbone_is_kept_by_its_architecture(tmp_path):
