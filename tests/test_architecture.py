@@ -18,8 +18,9 @@ LOWER_UNITS = {
     "training_args": {"data", "models", "hub"},
     "trainer": {
         *("losses", "metrics", "data", "models", "training_args", "weight_average"),
-        *("hub", "publication", "records"),
+        "publishing_trainer",
     },
+    "publishing_trainer": {"hub", "publication", "records"},
     "provenance": set(),
     "records": {"metrics", "provenance", "training_args"},
     "publication": {"card", "models", "onnx"},
