@@ -64,7 +64,7 @@ def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]
         facts[f"SHA-256 of {inline_code(file)}"] = inline_code(digest)
     held_out = record.get("training", {}).get("validation_fraction")
     if held_out:
-        facts["Held out"] = f"{_percent(held_out)}% of each class's training images, for validation"
+        facts["Held out"] = f"{_percent(held_out)}% of each class's training images, rounded up, for validation"
     for title, place in (("Largest class", counts.argmax()), ("Smallest class", counts.argmin())):
         facts[title] = f"{markdown_text(names[place])}, with {_images(counts[place])}"
     groups = {name: int(mask.sum()) for name, mask in shot_groups(counts).items()}

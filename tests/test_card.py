@@ -295,7 +295,7 @@ def test_lists_stand_for_the_split(published):
     write_card(folder, {**record, "training": {"validation_fraction": 0.1}})
     data = sections(folder)["Data"]
     assert "- SHA-256 of `train.txt`: `12ab`\n- SHA-256 of `test.txt`: `34cd`\n" in data
-    assert "- Held out: 10.00% of each class's training images, for validation\n" in data
+    assert "- Held out: 10.00% of each class's training images, rounded up, for validation\n" in data
     assert ModelCard.load(folder / "README.md").data.eval_results[0].dataset_args == {"lists_sha256": lists}
 
 
