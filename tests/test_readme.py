@@ -124,6 +124,26 @@ def test_cifar_table_is_that_of_the_records():
     assert results_table(rows) in README
 
 
+def test_figures_of_the_trained_model_are_those_of_the_records():
+    trained = record("cifar100_lt_resnet32/results.json")
+    balanced = record("cifar100_lt_65_epochs/class_balanced.json")
+    assert trained["first_stage"]["metrics"] == balanced["first_stage"]["metrics"]
+    rows = {
+        "BCE3S": trained["first_stage"]["metrics"],
+        "BCE3S, then class_balanced": balanced["metrics"],
+        "BCE3S, then crt: the trained model": trained["metrics"],
+    }
+    assert results_table(rows) in README
+    thresholds = trained["thresholds"]
+    for part in (trained["first_stage"], trained, thresholds):
+        assert part["command"] in README
+    text = " ".join(README.split())
+    assert f'{100 * thresholds["outside"]["none_of_these"]:.2f}% get "none of these"' in text
+    assert f"where {100 - 100 * thresholds['test']['all']['answered']:.2f}% of the test images do" in text
+    assert f"(AUROC {100 * thresholds['outside']['auroc']:.2f}%)" in text
+    assert f"{round(trained['first_stage']['train_seconds'] / 60)} minutes on one thread" in text
+
+
 def test_figures_of_the_bias_are_those_of_the_records():
     zero, prior = record("cifar100_lt_short/no_prior_bias.json"), record("cifar100_lt_short/prior_bias.json")
     losses = [f"{content['log'][0]['loss_joint']:.2f}" for content in (zero, prior)]
