@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from sklearn.model_selection import ParameterGrid
 
 from bce3s_hf.arguments import DataArguments, ModelArguments, parse_settings, read_yaml
-from bce3s_hf.experiment import build_model, build_trainer, load_splits, run
+from bce3s_hf.experiment import build_model, build_trainer, data_record, load_splits, run
 from bce3s_hf.metrics import TABLE_COLUMNS
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -119,7 +119,7 @@ def _run(settings: dict[str, Any], threads: int) -> dict[str, float]:
     model_args, data_args, args = parse_settings(settings, CLASSES)
     splits = load_splits(data_args)
     model = build_model(model_args, splits, args.seed)
-    return run(build_trainer(model, splits, args, data_args), splits, data=asdict(data_args)).metrics
+    return run(build_trainer(model, splits, args, data_args), splits, data=data_record(data_args)).metrics
 
 
 def summarise(plan: Plan, metrics: dict[tuple[int, int], dict[str, float]]) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from bce3s_hf.card_facts import (
-    HUB_IDS,
     data_facts,
+    hub_id_of,
     image_size,
     limits,
     protocol,
@@ -38,7 +38,12 @@ _SPLIT = ("kind", "imbalance_factor", "convention", "seed", "sha256")
 
 
 def write_card(
-    folder: Path, record: dict[str, Any], *, repo_id: str | None = None, license: str | None = None
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    title: str | None = None,
+    repo_id: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Complete a published folder with its card and what the card shows.
 
@@ -53,6 +58,7 @@ def write_card(
     Args:
         folder: Published folder with its `config.json`.
         record: What a training recipe saves in `results.json`; figures in [0, 1].
+        title: Name of the model if there is no `repo_id`; the folder's if None.
         repo_id: Where it is, or will be, on the Hub, for the examples; they name a local folder if None.
         license: Of the weights, by the Hub's identifier, such as "mit".
 
@@ -77,7 +83,7 @@ def write_card(
     if picture:
         plot_class_counts(config[PUBLISHED_KEY]["class_counts"], folder / PICTURE_FILE)
     facts = _without_unknown(record)
-    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    name = repo_id.rpartition("/")[2] if repo_id else title or folder.resolve().name
     card = ModelCard.from_template(
         _metadata(config, facts, name, license),
         template_path=str(next(path for path in _TEMPLATES if path.is_file())),
@@ -116,7 +122,7 @@ def _known(value: Any) -> bool:
 
 def _metadata(config: dict[str, Any], record: dict[str, Any], name: str, license: str | None) -> ModelCardData:
     dataset, metrics = record.get("data", {}).get("dataset"), record.get("metrics", {})
-    hub_id = HUB_IDS.get(dataset)
+    hub_id = hub_id_of(record)
     common = {
         "task_type": "image-classification",
         "task_name": "Image Classification",
@@ -154,7 +160,8 @@ def _sections(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """What the template shows, as Markdown."""
     settings, stages = config[PUBLISHED_KEY], stages_of(record)
     source = config.get("auto_map", {}).get("AutoModelForImageClassification", "").partition(".")[0]
-    commands = dict.fromkeys(stage["command"] for stage in stages.values() if "command" in stage)
+    steps = [*stages.values(), record.get("thresholds", {})]
+    commands = dict.fromkeys(step["command"] for step in steps if "command" in step)
     return {
         "num_classes": len(config["label_names"]),
         "grey": config["pretrained_cfg"]["input_size"][0] == 1,

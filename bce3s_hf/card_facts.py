@@ -14,7 +14,7 @@ from bce3s_hf.escaping import inline_code, markdown_text
 from bce3s_hf.metrics import TABLE_COLUMNS, results_table, shot_groups
 from bce3s_hf.models.configuration import PUBLISHED_KEY
 
-HUB_IDS = HUB_NAMES | {name: name for name in (*HUB_NAMES.values(), "ILSVRC/imagenet-1k")}
+_HUB_IDS = HUB_NAMES | {name: name for name in (*HUB_NAMES.values(), "ILSVRC/imagenet-1k")}
 _LOSS_SETTINGS = {
     "joint": ("negative_ratio", "class_balanced_beta"),
     "contrastive": ("lambda_ss", "contrastive_reduction", "contrastive_temperature", "contrastive_warmup_epochs"),
@@ -43,15 +43,23 @@ def stages_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return first | {"Second stage": record}
 
 
+def hub_id_of(record: dict[str, Any]) -> str | None:
+    """Id on the Hub of the dataset, if it is one that is known, and was not a local folder."""
+    data = record.get("data", {})
+    return None if data.get("local_folder") else _HUB_IDS.get(data.get("dataset"))
+
+
 def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
     """Which images were trained on, how long their tail is, and what proves it, each by its name."""
     counts, names = np.array(config[PUBLISHED_KEY]["class_counts"]), config["label_names"]
-    split, dataset = record.get("split", {}), record.get("data", {}).get("dataset")
-    hub_id = HUB_IDS.get(dataset)
+    split, data = record.get("split", {}), record.get("data", {})
+    hub_id = hub_id_of(record)
     facts = {}
-    if dataset:
-        link = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})"
-        facts["Dataset"] = link if hub_id else markdown_text(dataset)
+    if hub_id:
+        facts["Dataset"] = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})"
+    elif "dataset" in data:
+        place = ", a local folder: its rows need not be those of a dataset of that name on the Hub"
+        facts["Dataset"] = f"{markdown_text(data['dataset'])}{place if data.get('local_folder') else ''}"
     facts["Training images"] = f"{counts.sum():,} in {len(counts)} classes"
     if split:
         factor = _setting(split["imbalance_factor"])
@@ -65,8 +73,10 @@ def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]
     held_out = record.get("training", {}).get("validation_fraction")
     if held_out:
         facts["Held out"] = f"{_percent(held_out)}% of each class's training images, rounded up, for validation"
-    for title, place in (("Largest class", counts.argmax()), ("Smallest class", counts.argmin())):
-        facts[title] = f"{markdown_text(names[place])}, with {_images(counts[place])}"
+    for title, size in (("Largest class", counts.max()), ("Smallest class", counts.min())):
+        same = np.flatnonzero(counts == size)
+        others = f", as {len(same) - 1} more" if len(same) > 1 else ""
+        facts[title] = f"{markdown_text(names[same[0]])}, with {_images(size)}{others}"
     groups = {name: int(mask.sum()) for name, mask in shot_groups(counts).items()}
     facts["Groups"] = (
         f"{groups['many']} Many (more than 100 training images), {groups['medium']} Medium (20 to 100), "

@@ -13,7 +13,6 @@ from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.sources import IMAGE, LABEL, digits, find_image_column, read_dataset
 from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.models import BCE3SConfig
-from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.prediction import NONE_OF_THESE
 from bce3s_hf.provenance import command, versions
 from bce3s_hf.publication import THRESHOLDS_FILE
@@ -58,7 +57,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         ValueError: If the checkpoint is no such folder, or the data or what was held out differs from its training.
     """
     folder = Path(checkpoint)
-    _check_folder(folder, args)
+    _check_folder(folder)
     outside = None if args.outside is None else _outside_images(args.outside)
     model = load_checkpoint(checkpoint)
     trainer = trainer_of_checkpoint(
@@ -120,25 +119,14 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _check_folder(folder: Path, args: ThresholdArguments) -> None:
-    """Refuse what is no folder of the Trainer, and what is known to hold other images out than its training."""
+def _check_folder(folder: Path) -> None:
+    """Refuse what is no folder of the Trainer."""
     config = folder / CONFIG_NAME
     if not config.is_file() or json.loads(config.read_text()).get("model_type") != BCE3SConfig.model_type:
         raise ValueError(
             f"checkpoint {str(folder)!r} is no local folder that the Trainer saved; give one: thresholds are "
             "stored there, and published with the model"
         )
-    results = folder / RESULTS_FILE
-    if not results.is_file():
-        return
-    record = json.loads(results.read_text())
-    trained = {"validation_fraction": record["training"]["validation_fraction"], "seed": record["seed"]}
-    for name, value in trained.items():
-        if getattr(args, name) != value:
-            raise ValueError(
-                f"{name} {getattr(args, name)} is not that of the training, {value} by {str(results)!r}: other images "
-                "would be held out"
-            )
 
 
 def _outside_images(name: str) -> Dataset:

@@ -45,6 +45,11 @@ class Splits:
         return self.train.features[LABEL].names
 
 
+def data_record(args: DataArguments) -> dict[str, Any]:
+    """Data settings for a record, and whether the dataset is a folder: then a Hub dataset of that name may differ."""
+    return {**asdict(args), "local_folder": Path(args.dataset).is_dir()}
+
+
 def load_splits(args: DataArguments) -> Splits:
     """Load the data and, if asked, take its long-tailed subset."""
     if args.train_list is not None:
@@ -164,7 +169,7 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
     """
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        for name in (MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
+        for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
             (folder / name).unlink(missing_ok=True)
         if splits.manifest is not None:
             splits.manifest.save(folder / MANIFEST_FILE)

@@ -13,7 +13,7 @@ import torch
 
 from bce3s_hf.card import write_card
 from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
-from bce3s_hf.models.published import CONFIG_FILE, MANIFEST_FILE, RESULTS_FILE, clear_published
+from bce3s_hf.models.published import CONFIG_FILE, MANIFEST_FILE, RESULTS_FILE, check_published_alone, clear_published
 from bce3s_hf.onnx import check_onnx_installed, export_onnx
 
 THRESHOLDS_FILE = "thresholds.json"
@@ -60,17 +60,19 @@ def publish(
         ValueError: If the checkpoint is none, has no record, or the folder holds what is not published.
     """
     checkpoint = Path(checkpoint)
-    folder = checkpoint / PUBLISHED_FOLDER if folder is None else Path(folder)
+    folder = (checkpoint / PUBLISHED_FOLDER if folder is None else Path(folder)).resolve()
+    title = checkpoint.resolve().name if folder.name == PUBLISHED_FOLDER else folder.name
     config = _read_json(checkpoint / CONFIG_FILE)
     if config is None or config.get("model_type") != BCE3SConfig.model_type:
         raise ValueError(f"checkpoint {str(checkpoint)!r} is no folder that BCE3STrainer saved; give one on the disk")
-    if folder.resolve() == checkpoint.resolve():
+    if folder == checkpoint.resolve():
         raise ValueError(f"output_dir {str(folder)!r} is the checkpoint itself; give a new folder")
     record = _read_json(checkpoint / RESULTS_FILE) if record is None else record
     if record is None:
         raise ValueError(f"checkpoint {str(checkpoint)!r} has no {RESULTS_FILE}; give one that a recipe wrote")
     if config.get("score_thresholds") is not None:
         record = {**record, "thresholds": _read_json(checkpoint / THRESHOLDS_FILE)}
+    check_published_alone(folder)
     if onnx:
         check_onnx_installed()
     if find_spec("matplotlib") is None:
@@ -84,7 +86,7 @@ def publish(
             shutil.copyfile(checkpoint / MANIFEST_FILE, new / MANIFEST_FILE)
         if onnx:
             export_onnx(new)
-        write_card(new, record, repo_id=repo_id, license=license)
+        write_card(new, record, title=title, repo_id=repo_id, license=license)
         clear_published(folder)
         shutil.copytree(new, folder, dirs_exist_ok=True)
     return folder

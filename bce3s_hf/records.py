@@ -54,12 +54,13 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
     """What a `BCE3STrainer` trained, how and on what, ready for JSON."""
     config, args, history = trainer.model.config, trainer.args, trainer.state.log_history
     kept = "best checkpoint" if args.load_best_model_at_end else "last epoch"
+    precision = next((f", in {name}" for name in ("bf16", "fp16") if getattr(args, name)), "")
     seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
     names = [name for name in BCE3STrainingArguments.__annotations__ if not name.startswith("hub_")]
     chosen = {name: getattr(args, name) for name in (*names, *_ARGUMENTS)}
     return {
         "command": command(),
-        "protocol": f"{kept if trainer.state.global_step else 'no training'}, no flip averaging",
+        "protocol": f"{kept if trainer.state.global_step else 'no training'}, no flip averaging{precision}",
         "loaded_from": config.name_or_path or None,
         "backbone": config.backbone,
         "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),

@@ -21,6 +21,7 @@ from bce3s_hf.experiment import (
     Splits,
     build_model,
     build_trainer,
+    data_record,
     load_checkpoint,
     load_splits,
     run,
@@ -132,7 +133,9 @@ def train_both_stages(default_config: Path) -> None:
     _check_counts(splits, stage)
     model = build_model(model_args, splits, args.seed)
     trainer = build_trainer(model, splits, args, data_args)
-    results = {model_args.backbone: run(trainer, splits, pretrained=model_args.pretrained, data=asdict(data_args))}
+    results = {
+        model_args.backbone: run(trainer, splits, pretrained=model_args.pretrained, data=data_record(data_args))
+    }
     results |= run_second_stage(args.output_dir, splits, args, data_args, stage)
     trainer.accelerator.print(results_table({name: result.metrics for name, result in results.items()}))
     trainer.accelerator.print(f"\nSaved in {args.output_dir}")
@@ -208,7 +211,7 @@ def run_second_stage(
         finish = run if method in TRAINED else save_and_test
         record = {"method": method, "checkpoint": checkpoint, **asdict(stage)}
         results[method] = finish(
-            trainer, splits, second_stage=record, first_stage=_first_stage(checkpoint), data=asdict(data_args)
+            trainer, splits, second_stage=record, first_stage=_first_stage(checkpoint), data=data_record(data_args)
         )
     return results
 
@@ -240,7 +243,7 @@ def trainer_of_checkpoint(
     """Trainer that goes on with a trained model, on the images that it was trained on.
 
     Raises:
-        ValueError: If the classes, or their numbers of training images, are not those of the model.
+        ValueError: If the classes, the images, or those that were held out, are not those of the model's training.
     """
     model.check_class_names(splits.class_names)
     counts = model.config.class_counts
@@ -248,9 +251,33 @@ def trainer_of_checkpoint(
     if model.config.class_counts != counts:
         raise ValueError(
             f"the checkpoint was trained on {_summary(counts)}, this is {_summary(model.config.class_counts)}; give "
-            "the data settings of the first stage, such as imbalance_factor or manifest"
+            "the data settings of the first stage, such as imbalance_factor, manifest or validation_fraction"
         )
+    _check_images(Path(model.config.name_or_path), splits, args)
     return trainer
+
+
+def _check_images(checkpoint: Path, splits: Splits, args: BCE3STrainingArguments) -> None:
+    """Compare with the record of the checkpoint's training, if there is one: class counts do not say which images."""
+    path = checkpoint / RESULTS_FILE
+    if not path.is_file():
+        return
+    record = json.loads(path.read_text())
+    trained = {"split": (record.get("split") or {}).get("sha256"), "lists": record.get("lists")}
+    given = {"split": None if splits.manifest is None else splits.manifest.sha256, "lists": splits.lists}
+    for name, value in given.items():
+        if value != trained[name]:
+            raise ValueError(
+                f"the {name} {value} is not that of the training, {trained[name]} by {str(path)!r}: other images; "
+                "give its data settings, and the dataset in the same row order"
+            )
+    fraction = record["training"]["validation_fraction"]
+    for name, value in {"validation_fraction": fraction, "seed": record["seed"] if fraction else args.seed}.items():
+        if getattr(args, name) != value:
+            raise ValueError(
+                f"{name} {getattr(args, name)} is not that of the training, {value} by {str(path)!r}: other images "
+                "would be held out"
+            )
 
 
 def check_finetuning(args: BCE3STrainingArguments, stage: SecondStageArguments) -> None:

@@ -6,11 +6,10 @@ Prints one table, draws per-class accuracy against training count, and saves bot
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from bce3s_hf.arguments import parse_arguments
-from bce3s_hf.experiment import build_model, build_trainer, load_splits, run
+from bce3s_hf.experiment import build_model, build_trainer, data_record, load_splits, run
 from bce3s_hf.metrics import results_table
 from bce3s_hf.plots import plot_per_class_accuracy
 
@@ -32,7 +31,7 @@ def main() -> None:
         splits = load_splits(data_args)
         model = build_model(model_args, splits, training_args.seed)
         trainer = build_trainer(model, splits, training_args, data_args)
-        results[name] = run(trainer, splits, data=asdict(data_args))
+        results[name] = run(trainer, splits, data=data_record(data_args))
     if trainer.is_world_process_zero():
         counts = model.config.class_counts
         picture = folder / "per_class_accuracy.png"

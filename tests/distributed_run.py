@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from bce3s_hf import BCE3STrainingArguments
+from bce3s_hf import BCE3STrainingArguments, publishing_trainer
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
@@ -63,8 +63,17 @@ def train(name, folder, batch, processes):
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         (folder / "log.json").write_text(json.dumps({"log": log, "metrics": metrics}))
     if name == "plain":
+        push(trainer, folder)
         stage = SecondStageArguments("class_balanced", second_stage_epochs=1, second_stage_learning_rate=0.01)
         run_second_stage(str(folder), splits, args, data_args, stage)
+
+
+def push(trainer, folder):
+    """Test and card are made on the way to a Hub that is none; every process must take part in the test."""
+    publishing_trainer.create_repository = lambda *args, **kwargs: "me/it"
+    publishing_trainer.push_folder = lambda folder, *args, **kwargs: str(folder)
+    pushed = str((folder / "published").resolve()) if trainer.is_world_process_zero() else None
+    assert trainer.push_to_hub() == pushed
 
 
 def main():

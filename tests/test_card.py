@@ -194,6 +194,14 @@ def test_nothing_unknown_and_nothing_of_the_template_shows(published, record, th
     assert readme(folder).endswith("```\n")
 
 
+def test_a_local_folder_is_not_taken_for_a_dataset_of_the_hub(published):
+    folder = published(counts=SECOND["split"]["class_counts"])
+    write_card(folder, {**BOTH, "data": {**BOTH["data"], "dataset": "cifar100", "local_folder": True}})
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.datasets, data.eval_results[0].dataset_type) == (None, "cifar100")
+    assert "- Dataset: cifar100, a local folder: its rows need not be those" in sections(folder)["Data"]
+
+
 def test_model_index_is_read_back(published):
     folder = published(counts=SECOND["split"]["class_counts"])
     write_card(folder, BOTH, repo_id="someone/tail", license="apache-2.0")

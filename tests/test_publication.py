@@ -83,6 +83,14 @@ def test_a_folder_without_model_or_record_is_refused(trained, tmp_path):
     assert (trained / "model.safetensors").is_file()
 
 
+def test_the_current_folder_will_do_and_the_card_has_a_name(trained, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert files(publish(trained, ".")) == FILES
+    assert "# mine\n" in (tmp_path / "mine" / "README.md").read_text()
+    assert "# run\n" in (publish(trained) / "README.md").read_text()
+
+
 def test_a_failure_leaves_the_earlier_folder_as_it_was(trained):
     folder = publish(trained)
     before = {name: (folder / name).read_bytes() for name in files(folder)}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -98,6 +99,15 @@ def test_recipe_commands_parse(command, monkeypatch):
     settings = {name: value for part in parts for name, value in vars(part).items()}
     for name, value in zip(options[::2], options[1::2], strict=True):
         assert name == "--config" or str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
+
+
+def test_options_of_the_prediction_recipe_exist(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "recipes/predict.py"), run_name="__main__")
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    used = [word for command in COMMANDS if "predict.py" in command for word in command.split() if word[:2] == "--"]
+    assert used and known >= set(used)
 
 
 def record(path):

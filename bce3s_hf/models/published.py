@@ -111,19 +111,24 @@ def export(model: nn.Module, folder: str | os.PathLike) -> None:
         save_file({name: value.cpu().contiguous() for name, value in heads.items()}, folder / HEADS_FILE)
 
 
-def clear_published(folder: Path) -> None:
-    """Remove the files of a published folder.
+def check_published_alone(folder: Path) -> list[str]:
+    """Names of the files in a published folder, or in one that is to be.
 
     Raises:
-        ValueError: If the folder holds others; then nothing is removed.
+        ValueError: If it holds other files, or a model that is not a published one.
     """
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
     foreign = sorted(set(files) - set(PUBLISHED_FILES))
     if foreign:
         raise ValueError(f"folder {str(folder)!r} holds {foreign[0]!r}, which is not published; give a new folder")
-    if (folder / CONFIG_FILE).is_file() and PUBLISHED_KEY not in json.loads((folder / CONFIG_FILE).read_text()):
+    if CONFIG_FILE in files and PUBLISHED_KEY not in json.loads((folder / CONFIG_FILE).read_text()):
         raise ValueError(f"folder {str(folder)!r} holds a model that is not a published one; give a new folder")
-    for name in files:
+    return files
+
+
+def clear_published(folder: Path) -> None:
+    """Remove the files of a published folder; see `check_published_alone`."""
+    for name in check_published_alone(folder):
         (folder / name).unlink()
 
 
@@ -134,12 +139,17 @@ def published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: A
         place: Folder, or id on the Hub.
         settings: Its `config.json`.
         **hub: Where and how to look on the Hub, such as `revision` or `token`.
+
+    Raises:
+        ValueError: If the weights are not a timm model's, as when transformers' wrapper saved them.
     """
     classifier = settings["pretrained_cfg"]["classifier"]
     state = {}
     for name, value in load_file(cached_file(place, WEIGHTS_FILE, **hub)).items():
         owner, _, rest = name.rpartition(".")
         state[f"classifier.{rest}" if owner == classifier else f"backbone.{name}"] = value
+    if "classifier.weight" not in state:
+        raise ValueError(f"{str(place)!r} holds no weights as timm names them; save it by model.export(folder)")
     heads = cached_file(place, HEADS_FILE, _raise_exceptions_for_missing_entries=False, **hub)
     return state if heads is None else {**state, **load_file(heads)}
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
-from transformers import PreTrainedConfig
+from transformers import AutoModelForImageClassification, PreTrainedConfig
 
 from bce3s_hf import BCE3SConfig, BCE3SForImageClassification, eval_transform
 from bce3s_hf.models.published import HEADS_FILE, SOURCE_FILE, plain_timm_model
@@ -196,6 +196,13 @@ def test_other_files_are_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="holds a model that is not a published one"):
         model.export(tmp_path / "saved")
     assert BCE3SForImageClassification.from_pretrained(tmp_path / "saved").config.class_counts == COUNTS
+
+
+def test_what_transformers_saved_again_is_refused(tmp_path):
+    make("test_resnet").export(tmp_path / "published")
+    AutoModelForImageClassification.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "again")
+    with pytest.raises(ValueError, match="again' holds no weights as timm names them; save it by model.export"):
+        BCE3SForImageClassification.from_pretrained(tmp_path / "again")
 
 
 def test_a_model_that_says_nothing_of_its_images_is_refused(tmp_path):
