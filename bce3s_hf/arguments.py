@@ -20,9 +20,7 @@ from bce3s_hf.training_args import BCE3STrainingArguments
 class CheckpointArguments:
     """Which trained model."""
 
-    checkpoint: str = field(
-        metadata={"help": "Folder that the Trainer saved; an id on the Hub where the model is only used."}
-    )
+    checkpoint: str = field(metadata={"help": "Folder that the Trainer saved, or to use a model only, id on the Hub."})
 
     def __post_init__(self) -> None:
         if self.checkpoint.startswith((".", "/", "~")) and not Path(self.checkpoint).is_dir():

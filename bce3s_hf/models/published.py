@@ -139,17 +139,13 @@ def published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: A
         place: Folder, or id on the Hub.
         settings: Its `config.json`.
         **hub: Where and how to look on the Hub, such as `revision` or `token`.
-
-    Raises:
-        ValueError: If the weights are not a timm model's, as when transformers' wrapper saved them.
     """
     classifier = settings["pretrained_cfg"]["classifier"]
     state = {}
     for name, value in load_file(cached_file(place, WEIGHTS_FILE, **hub)).items():
+        name = name.removeprefix("timm_model.")  # as transformers' wrapper names them, if it saved the model again
         owner, _, rest = name.rpartition(".")
         state[f"classifier.{rest}" if owner == classifier else f"backbone.{name}"] = value
-    if "classifier.weight" not in state:
-        raise ValueError(f"{str(place)!r} holds no weights as timm names them; save it by model.export(folder)")
     heads = cached_file(place, HEADS_FILE, _raise_exceptions_for_missing_entries=False, **hub)
     return state if heads is None else {**state, **load_file(heads)}
 

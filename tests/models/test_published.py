@@ -13,10 +13,11 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
-from transformers import AutoModelForImageClassification, PreTrainedConfig
+from transformers import PreTrainedConfig, TimmWrapperForImageClassification
 
 from bce3s_hf import BCE3SConfig, BCE3SForImageClassification, eval_transform
 from bce3s_hf.models.published import HEADS_FILE, SOURCE_FILE, plain_timm_model
+from bce3s_hf.models.resnet_cifar import ResNetCifarForImageClassification
 
 NAMES = ["tench", "goldfish", "shark", "rare, and quoted", "very rare"]
 COUNTS = [50, 20, 10, 5, 2]
@@ -198,11 +199,17 @@ def test_other_files_are_not_overwritten(tmp_path):
     assert BCE3SForImageClassification.from_pretrained(tmp_path / "saved").config.class_counts == COUNTS
 
 
-def test_what_transformers_saved_again_is_refused(tmp_path):
-    make("test_resnet").export(tmp_path / "published")
-    AutoModelForImageClassification.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "again")
-    with pytest.raises(ValueError, match="again' holds no weights as timm names them; save it by model.export"):
-        BCE3SForImageClassification.from_pretrained(tmp_path / "again")
+@pytest.mark.parametrize(
+    ("name", "wrapper"),
+    [("test_resnet", TimmWrapperForImageClassification), ("resnet20_cifar", ResNetCifarForImageClassification)],
+)
+def test_what_transformers_saved_again_is_read_too(name, wrapper, tmp_path):
+    model = make(name, image_size=32, contrastive="none")
+    model.export(tmp_path / "published")
+    wrapper.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "again")
+    again = BCE3SForImageClassification.from_pretrained(tmp_path / "again").eval()
+    images = pictures(model)
+    torch.testing.assert_close(logits_of(again, images), logits_of(model, images), rtol=1e-6, atol=1e-5)
 
 
 def test_a_model_that_says_nothing_of_its_images_is_refused(tmp_path):
