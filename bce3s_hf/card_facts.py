@@ -75,7 +75,7 @@ def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]
         facts["Held out"] = f"{_percent(held_out)}% of each class's training images, rounded up, for validation"
     for title, size in (("Largest class", counts.max()), ("Smallest class", counts.min())):
         same = np.flatnonzero(counts == size)
-        others = f", as {len(same) - 1} more" if len(same) > 1 else ""
+        others = f", and {len(same) - 1} more with as many" if len(same) > 1 else ""
         facts[title] = f"{markdown_text(names[same[0]])}, with {_images(size)}{others}"
     groups = {name: int(mask.sum()) for name, mask in shot_groups(counts).items()}
     facts["Groups"] = (
