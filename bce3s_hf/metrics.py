@@ -1,10 +1,11 @@
-"""Long-tailed metrics: accuracy by class and by training count, calibration, geometry of features and classifier."""
+"""Long-tailed metrics: accuracy by class and by training count, calibration, geometry of features and classifier.
+
+scikit-learn is imported where it is used: that takes longer than to import the rest of this package.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import f1_score
-from sklearn.preprocessing import normalize
 
 TABLE_COLUMNS = {"Many": "many", "Medium": "medium", "Few": "few", "All": "accuracy"}
 
@@ -83,6 +84,8 @@ def class_compactness(features: np.ndarray, labels: np.ndarray, means: np.ndarra
     Returns:
         (K,) in [-1, 1]; nan for a class without images.
     """
+    from sklearn.preprocessing import normalize
+
     cosines = np.einsum("nd,nd->n", normalize(features), normalize(means[labels]))
     totals = np.bincount(labels, minlength=len(means))
     sums = np.bincount(labels, cosines, len(means))
@@ -117,6 +120,8 @@ def separation(vectors: np.ndarray) -> Separation:
     Raises:
         ValueError: If there are fewer than 2 vectors.
     """
+    from sklearn.preprocessing import normalize
+
     if len(vectors) < 2:
         raise ValueError(f"vectors must have at least 2 rows, got shape {vectors.shape}")
     unit = normalize(vectors)
@@ -149,6 +154,8 @@ def long_tail_metrics(
         and that `worst_class`; `ece` (expected calibration error, 15 bins) and `ece_many`, ... All in [0, 1]. A group
         without classes, or without test images, is left out.
     """
+    from sklearn.metrics import f1_score
+
     num_classes = len(class_counts)
     hits = predictions == labels
     by_class = per_class_accuracy(predictions, labels, num_classes)

@@ -4,8 +4,6 @@ import os
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.manifold import TSNE
-from sklearn.preprocessing import normalize
 
 from bce3s_hf.metrics import CalibrationCurve, shot_groups
 
@@ -160,6 +158,7 @@ def plot_classifier_cosines(
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from sklearn.preprocessing import normalize
 
     order = np.argsort(-np.asarray(class_counts), kind="stable")
     counts = np.asarray(class_counts)[order]
@@ -235,6 +234,7 @@ def plot_features(
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
 
     present = np.unique(labels)
     order = present[np.argsort(-np.asarray(class_counts)[present], kind="stable")]

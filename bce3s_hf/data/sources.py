@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 IMAGE, LABEL = "image", "label"
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -97,6 +95,9 @@ def find_image_column(dataset: Dataset) -> str:
 
 def digits() -> DatasetDict:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grey images: 1,397 to train on, 400 to test, stratified."""
+    from sklearn.datasets import load_digits  # slow to import
+    from sklearn.model_selection import train_test_split
+
     source = load_digits()
     pixels = np.round(source.images * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(pixels)), test_size=400, stratify=source.target, random_state=0)
