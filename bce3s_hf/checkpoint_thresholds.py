@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value
-from transformers.utils import CONFIG_NAME
 
 from bce3s_hf.arguments import DataArguments
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.sources import IMAGE, LABEL, digits, find_image_column, read_dataset
 from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.models import BCE3SConfig
+from bce3s_hf.models.published import CONFIG_FILE
 from bce3s_hf.prediction import NONE_OF_THESE
 from bce3s_hf.provenance import command, versions
-from bce3s_hf.publication import THRESHOLDS_FILE
+from bce3s_hf.publication import THRESHOLDS_FILE, read_json
 from bce3s_hf.second_stage import trainer_of_checkpoint
 from bce3s_hf.thresholds import (
     ThresholdArguments,
@@ -90,7 +90,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         record["outside"] = {"dataset": args.outside, **figures}
     record |= {"definitions": _DEFINITIONS, "versions": versions()}
     if trainer.is_world_process_zero():
-        config = folder / CONFIG_NAME  # not saved by the model: the Trainer wrote its own settings into that one's
+        config = folder / CONFIG_FILE  # not saved by the model: the Trainer wrote its own settings into that one's
         settings = json.loads(config.read_text()) | {"score_thresholds": thresholds.tolist()}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         (folder / THRESHOLDS_FILE).write_text(json.dumps(record, indent=1) + "\n")
@@ -121,8 +121,7 @@ def _percent(share: float | None) -> str:
 
 def _check_folder(folder: Path) -> None:
     """Refuse what is no folder of the Trainer."""
-    config = folder / CONFIG_NAME
-    if not config.is_file() or json.loads(config.read_text()).get("model_type") != BCE3SConfig.model_type:
+    if (read_json(folder / CONFIG_FILE) or {}).get("model_type") != BCE3SConfig.model_type:
         raise ValueError(
             f"checkpoint {str(folder)!r} is no local folder that the Trainer saved; give one: thresholds are "
             "stored there, and published with the model"

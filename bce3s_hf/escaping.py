@@ -55,8 +55,7 @@ def printable(text: object) -> str:
 def publishable(value: Any) -> Any:
     """Copy of a record, or of a text, that shows neither where its files lay nor a secret.
 
-    Of absolute paths, and of those in the home folder, the last part is kept. What follows `--hub_token`, the Hub's
-    tokens anywhere, and user and password in URLs become `***`.
+    Of absolute paths, and of those in the home folder, the last part is kept; secrets are those of `without_secrets`.
 
     Args:
         value: Text, or dicts and lists with texts; anything else stays as it is.
@@ -68,9 +67,15 @@ def publishable(value: Any) -> Any:
     return _publishable_text(value) if isinstance(value, str) else value
 
 
-def _publishable_text(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """Text in which what follows `--hub_token`, the Hub's tokens, and user and password in URLs are `***`."""
     for secret, mask in _SECRETS.items():
         text = secret.sub(mask, text)
+    return text
+
+
+def _publishable_text(text: str) -> str:
+    text = without_secrets(text)
     home = os.path.expanduser("~").rstrip("/")
     if home:
         text = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)

@@ -1,14 +1,15 @@
 """Where a figure comes from."""
 
-import re
 import shlex
 import sys
 from importlib.metadata import version
 
+from bce3s_hf.escaping import without_secrets
+
 
 def command() -> str:
-    """The command line that is running, ready to be pasted into a shell, without the Hub's token."""
-    return re.sub(r"(--hub[-_]token[= ])\S+", r"\1***", shlex.join(["python", *sys.argv]))
+    """The command line that is running, ready to be pasted into a shell, without secrets such as the Hub's token."""
+    return without_secrets(shlex.join(["python", *sys.argv]))
 
 
 def versions() -> dict[str, str]:

@@ -62,16 +62,16 @@ def publish(
     checkpoint = Path(checkpoint)
     folder = (checkpoint / PUBLISHED_FOLDER if folder is None else Path(folder)).resolve()
     title = checkpoint.resolve().name if folder.name == PUBLISHED_FOLDER else folder.name
-    config = _read_json(checkpoint / CONFIG_FILE)
+    config = read_json(checkpoint / CONFIG_FILE)
     if config is None or config.get("model_type") != BCE3SConfig.model_type:
         raise ValueError(f"checkpoint {str(checkpoint)!r} is no folder that BCE3STrainer saved; give one on the disk")
     if folder == checkpoint.resolve():
         raise ValueError(f"output_dir {str(folder)!r} is the checkpoint itself; give a new folder")
-    record = _read_json(checkpoint / RESULTS_FILE) if record is None else record
+    record = read_json(checkpoint / RESULTS_FILE) if record is None else record
     if record is None:
         raise ValueError(f"checkpoint {str(checkpoint)!r} has no {RESULTS_FILE}; give one that a recipe wrote")
     if config.get("score_thresholds") is not None:
-        record = {**record, "thresholds": _read_json(checkpoint / THRESHOLDS_FILE)}
+        record = {**record, "thresholds": read_json(checkpoint / THRESHOLDS_FILE)}
     check_published_alone(folder)
     if onnx:
         check_onnx_installed()
@@ -81,7 +81,7 @@ def publish(
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         new = Path(place) / folder.name
         BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32).export(new)
-        manifest = _read_json(checkpoint / MANIFEST_FILE)
+        manifest = read_json(checkpoint / MANIFEST_FILE)
         if manifest is not None and manifest["sha256"] == (record.get("split") or {}).get("sha256"):
             shutil.copyfile(checkpoint / MANIFEST_FILE, new / MANIFEST_FILE)
         if onnx:
@@ -92,8 +92,12 @@ def publish(
     return folder
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a file, None if there is no such file."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file that the Trainer or a recipe wrote, None if there is no such file.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
     if not path.is_file():
         return None
     try:

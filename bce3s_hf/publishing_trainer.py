@@ -6,7 +6,7 @@ from transformers import Trainer
 
 from bce3s_hf.hub import create_repository, push_folder
 from bce3s_hf.publication import publish
-from bce3s_hf.records import measure, run_record, training_record
+from bce3s_hf.records import measure, run_record, test_images, training_record
 
 
 class PublishingTrainer(Trainer):
@@ -52,8 +52,7 @@ class PublishingTrainer(Trainer):
             PushError: If there is no token, right or connection; the folder is written before.
         """
         self.save_model(_internal_call=True)
-        tested = "test" in self.eval_dataset if isinstance(self.eval_dataset, dict) else self.eval_dataset is not None
-        record = run_record(self, measure(self)) if tested else training_record(self)
+        record = training_record(self) if test_images(self) is None else run_record(self, measure(self))
         if not self.is_world_process_zero():
             return None
         if self.hub_model_id is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import Trainer
 
 from bce3s_hf.metrics import per_class_accuracy
@@ -32,13 +33,15 @@ class RunResult:
     per_class: np.ndarray
 
 
-def measure(trainer: Trainer) -> RunResult:
-    """Test the model of a `BCE3STrainer` as it is, without flip averaging.
+def test_images(trainer: Trainer) -> Dataset | None:
+    """Evaluation dataset of a trainer, of several that of the name "test"; None if there is none."""
+    datasets = trainer.eval_dataset
+    return datasets.get("test") if isinstance(datasets, dict) else datasets
 
-    The test images are its evaluation dataset, or of several that of the name "test".
-    """
-    test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
-    output = trainer.predict(test, metric_key_prefix="test")
+
+def measure(trainer: Trainer) -> RunResult:
+    """Test the model of a `BCE3STrainer`, which has `test_images`, as it is, without flip averaging."""
+    output = trainer.predict(test_images(trainer), metric_key_prefix="test")
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     predictions = output.predictions[:, 0].astype(int)
     return RunResult(metrics, per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels))

@@ -1,7 +1,6 @@
 """Second stage: the classifier alone, fine-tuned or adjusted on a backbone that stays as it is."""
 
 import copy
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from bce3s_hf.experiment import (
 from bce3s_hf.metrics import results_table
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import RESULTS_FILE
-from bce3s_hf.publication import publish
+from bce3s_hf.publication import publish, read_json
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -189,7 +188,7 @@ def run_second_stage(
         ValueError: If the data does not fit the model, or "class_balanced" meets a class without training images.
     """
     _check_counts(splits, stage)
-    results = {}
+    results, first_stage = {}, _first_stage(checkpoint)
     for method in stage.methods:
         model = load_checkpoint(checkpoint)
         model.config.score_thresholds = None  # those of the first stage's scores
@@ -211,17 +210,15 @@ def run_second_stage(
         finish = run if method in TRAINED else save_and_test
         record = {"method": method, "checkpoint": checkpoint, **asdict(stage)}
         results[method] = finish(
-            trainer, splits, second_stage=record, first_stage=_first_stage(checkpoint), data=data_record(data_args)
+            trainer, splits, second_stage=record, first_stage=first_stage, data=data_record(data_args)
         )
     return results
 
 
 def _first_stage(checkpoint: str) -> dict[str, Any] | None:
     """Record of the first stage without what is long, if it has one."""
-    path = Path(checkpoint) / RESULTS_FILE
-    if not path.is_file():
-        return None
-    return {name: value for name, value in json.loads(path.read_text()).items() if name not in _LONG}
+    record = read_json(Path(checkpoint) / RESULTS_FILE)
+    return record and {name: value for name, value in record.items() if name not in _LONG}
 
 
 def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:
@@ -260,9 +257,9 @@ def trainer_of_checkpoint(
 def _check_images(checkpoint: Path, splits: Splits, args: BCE3STrainingArguments) -> None:
     """Compare with the record of the checkpoint's training, if there is one: class counts do not say which images."""
     path = checkpoint / RESULTS_FILE
-    if not path.is_file():
+    record = read_json(path)
+    if record is None:
         return
-    record = json.loads(path.read_text())
     trained = {"split": (record.get("split") or {}).get("sha256"), "lists": record.get("lists")}
     given = {"split": None if splits.manifest is None else splits.manifest.sha256, "lists": splits.lists}
     for name, value in given.items():

@@ -21,7 +21,7 @@ LOWER_UNITS = {
         "publishing_trainer",
     },
     "publishing_trainer": {"hub", "publication", "records"},
-    "provenance": set(),
+    "provenance": {"escaping"},
     "records": {"metrics", "provenance", "training_args"},
     "publication": {"card", "models", "onnx"},
     "escaping": set(),

@@ -136,7 +136,8 @@ class BCE3SForImageClassification(PreTrainedModel):
         if PUBLISHED_KEY not in settings:
             return super().from_pretrained(place, *args, config=config, **{"use_safetensors": True, **kwargs})
         kwargs = {name: value for name, value in kwargs.items() if name not in hub}
-        kwargs.setdefault("state_dict", published_state(place, settings, **hub))
+        if "state_dict" not in kwargs:
+            kwargs["state_dict"] = published_state(place, settings, **hub)
         if config is None:
             of_model = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype", "state_dict") if name in kwargs}
             config, kwargs = BCE3SConfig.from_pretrained(place, return_unused_kwargs=True, **hub, **kwargs)
