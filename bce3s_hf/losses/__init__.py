@@ -2,33 +2,51 @@
 
 from torch import Tensor
 
+from bce3s_hf.losses.approximate_uniformity import (
+    sampled_uniformity_loss,
+    second_moment_error_bound,
+    second_moment_uniformity_loss,
+)
 from bce3s_hf.losses.class_balanced import class_balanced_weights
 from bce3s_hf.losses.contrastive import bce_contrastive_loss, ce_contrastive_loss
-from bce3s_hf.losses.joint import bce_joint_loss, ce_joint_loss, normalized_linear, sample_classes
-from bce3s_hf.losses.primitives import SOFT_TARGETS
+from bce3s_hf.losses.costs import SOFT_TARGETS
+from bce3s_hf.losses.joint import bce_joint_loss, bce_logit_loss, ce_joint_loss, ce_logit_loss, sample_classes
+from bce3s_hf.losses.normalized_linear import normalized_linear
 from bce3s_hf.losses.uniformity import bce_uniformity_loss, bce_uniformity_optimum, ce_uniformity_loss
 
 __all__ = [
     "JOINT_LOSSES",
+    "LOGIT_LOSSES",
     "CONTRASTIVE_LOSSES",
     "UNIFORMITY_LOSSES",
     "SOFT_TARGETS",
     "bce_contrastive_loss",
     "bce_joint_loss",
+    "bce_logit_loss",
     "bce_uniformity_loss",
     "bce_uniformity_optimum",
     "ce_contrastive_loss",
     "ce_joint_loss",
+    "ce_logit_loss",
     "ce_uniformity_loss",
     "class_balanced_weights",
     "normalized_linear",
     "sample_classes",
+    "sampled_uniformity_loss",
+    "second_moment_error_bound",
+    "second_moment_uniformity_loss",
     "total_loss",
 ]
 
 JOINT_LOSSES = {"bce": bce_joint_loss, "ce": ce_joint_loss}
+LOGIT_LOSSES = {"bce": bce_logit_loss, "ce": ce_logit_loss}
 CONTRASTIVE_LOSSES = {"bce": bce_contrastive_loss, "ce": ce_contrastive_loss}
-UNIFORMITY_LOSSES = {"bce": bce_uniformity_loss, "ce": ce_uniformity_loss}
+UNIFORMITY_LOSSES = {
+    "bce": bce_uniformity_loss,
+    "bce_second_moment": second_moment_uniformity_loss,
+    "bce_sampled": sampled_uniformity_loss,
+    "ce": ce_uniformity_loss,
+}
 
 
 def total_loss(parts: dict[str, Tensor], scales: dict[str, float]) -> Tensor:

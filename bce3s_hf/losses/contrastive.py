@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from bce3s_hf.losses.primitives import bce_elements, ce_rows, check_matrix, check_targets, unit_rows
+from bce3s_hf.losses.costs import bce_rows, ce_rows
+from bce3s_hf.losses.primitives import check_matrix, check_targets, unit_rows
 
 
 def _cosine_logits(
@@ -41,7 +42,7 @@ def bce_contrastive_loss(
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
         temperature: tau > 0; the authors' code uses 1.
         seen: Filled prototypes, bool (K,); None if all are. A class not seen yet is neither positive nor negative.
-        soft_targets: What a soft target costs, "full" or "positive", see `bce_elements`.
+        soft_targets: What a soft target costs, "full" or "positive", see `costs.bce_rows`.
 
     Returns:
         Scalar in nats, summed over the seen classes, averaged over B; zero if none is seen.
@@ -50,7 +51,7 @@ def bce_contrastive_loss(
         ValueError: Naming the argument whose shape, dtype or values are wrong.
     """
     logits, seen = _cosine_logits(projections, prototypes, targets, temperature, seen)
-    return (bce_elements(logits, targets, soft_targets) * seen).sum(dim=1).mean()
+    return bce_rows(logits, targets, soft_targets=soft_targets, taking_part=seen).mean()
 
 
 def ce_contrastive_loss(
@@ -61,7 +62,4 @@ def ce_contrastive_loss(
     Same arguments but `soft_targets`. A sample whose class is not seen yet has no positive and costs nothing.
     """
     logits, seen = _cosine_logits(projections, prototypes, targets, temperature, seen)
-    logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
-    if targets.is_floating_point():
-        return ce_rows(logits, targets * seen).mean()
-    return (ce_rows(logits, targets) * seen[targets]).mean()
+    return ce_rows(logits, targets, taking_part=seen).mean()

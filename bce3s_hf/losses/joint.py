@@ -1,45 +1,11 @@
 """Joint loss L^(sc): features against L2-normalised classifier vectors, over sampled negative classes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bce3s_hf.losses.primitives import (
-    at_least_float32,
-    bce_elements,
-    ce_rows,
-    check_matrix,
-    check_targets,
-    unit_rows,
-    values_can_be_read,
-)
-
-
-def normalized_linear(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    normalize_classifier: bool = True,
-    normalize_features: bool = False,
-) -> Tensor:
-    """Logits s_ij = w_j / ||w_j|| . x_i + b_j; the paper normalises only the classifier.
-
-    Args:
-        features: Backbone features x, shape (B, D), any norm.
-        weight: Classifier vectors w, shape (K, D).
-        bias: Shape (K,), or None.
-        normalize_classifier: Use w_j / ||w_j||; False for w_j as it is.
-        normalize_features: Use x_i / ||x_i|| as well, without a scale.
-
-    Returns:
-        Logits, shape (B, K), float32 at least.
-    """
-    dtype = features.dtype
-    features = unit_rows(features) if normalize_features else features
-    weight = unit_rows(weight) if normalize_classifier else weight
-    logits = at_least_float32(F.linear(features.to(dtype), weight.to(dtype)))
-    return logits if bias is None else logits + bias
+from bce3s_hf.losses.costs import bce_rows, ce_rows
+from bce3s_hf.losses.normalized_linear import normalized_linear
+from bce3s_hf.losses.primitives import check_matrix, check_targets, values_can_be_read
 
 
 def sample_classes(
@@ -57,7 +23,9 @@ def sample_classes(
         generator: Source of randomness, on the device of `targets`.
 
     Returns:
-        Sorted class indices, long (C,), with C = max(round(ratio K), classes present).
+        Sorted class indices, long (C,), C = max(round(ratio K), min(B, K)) (K instead of B for soft targets). Where
+        fewer classes than C are kept, the last indices are K, which is no class: so the shape never depends on the
+        labels, and an accelerator need not be waited for.
 
     Raises:
         ValueError: If `ratio` is outside (0, 1] or `targets` are no targets over K classes.
@@ -67,20 +35,17 @@ def sample_classes(
     if not targets.ndim:
         raise ValueError("targets must have a batch dimension, got a single number")
     check_targets(targets, len(targets), num_classes)
-    if ratio == 1:
-        return torch.arange(num_classes, device=targets.device)
     if targets.is_floating_point():
-        present = (targets > 0).any(dim=0)
-        most_present = num_classes
+        present, most_present = (targets > 0).any(dim=0), num_classes
     else:
-        present = torch.zeros(num_classes, dtype=torch.bool, device=targets.device)
-        present[targets] = True
+        present = torch.zeros(num_classes, dtype=torch.bool, device=targets.device).index_fill_(0, targets, True)
         most_present = min(len(targets), num_classes)
     kept = max(1, round(ratio * num_classes))
-    if kept < most_present:  # only then can the batch hold more; counting makes the host wait for an accelerator
-        kept = max(kept, int(present.sum()))
     scores = torch.rand(num_classes, generator=generator, device=targets.device) + present
-    return scores.topk(kept).indices.sort().values
+    scores, classes = scores.topk(max(kept, most_present))
+    if kept < most_present:
+        classes[kept:] = torch.where(scores[kept:] >= 1, classes[kept:], num_classes)
+    return classes.sort().values
 
 
 def _kept_logits(
@@ -90,8 +55,8 @@ def _kept_logits(
     targets: Tensor,
     classes: Tensor | None,
     **normalisation: bool,
-) -> tuple[Tensor, Tensor]:
-    """Checked logits over the kept classes, and the targets renumbered to their columns."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Checked logits over the kept classes, the targets renumbered to their columns, and which columns are classes."""
     check_matrix("features", features)
     check_matrix("weight", weight, columns=features.shape[1])
     num_classes = len(weight)
@@ -99,24 +64,50 @@ def _kept_logits(
         raise ValueError(f"bias must have shape (K,) = {(num_classes,)}, got {tuple(bias.shape)}")
     check_targets(targets, len(features), num_classes)
     if classes is None:
-        return normalized_linear(features, weight, bias, **normalisation), targets
-    if classes.ndim != 1 or classes.dtype != torch.long:
+        return normalized_linear(features, weight, bias, **normalisation), targets, None
+    if classes.ndim != 1 or classes.dtype != torch.long or not len(classes):
         raise ValueError(f"classes must be torch.long (C,), got {classes.dtype} of shape {tuple(classes.shape)}")
+    taking_part = classes < num_classes
     if values_can_be_read(classes):
-        bounded = torch.cat([classes.new_tensor([-1]), classes, classes.new_tensor([num_classes])])
-        if not bool((bounded.diff() > 0).all()):
-            raise ValueError(f"classes must be sorted, without repeats, and lie in [0, {num_classes})")
-    dropped = torch.ones(num_classes, dtype=torch.bool, device=classes.device).index_fill(0, classes, False)
+        _check_classes(classes, taking_part, targets, num_classes)
+    rows = classes.clamp_max(num_classes - 1)
+    columns = targets[:, rows] if targets.is_floating_point() else torch.searchsorted(classes, targets)
+    kept_bias = None if bias is None else bias[rows]
+    return normalized_linear(features, weight[rows], kept_bias, **normalisation), columns, taking_part
+
+
+def _check_classes(classes: Tensor, taking_part: Tensor, targets: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless `classes` are sorted, in [0, K], distinct but for K, and hold those of the targets."""
+    in_order = (classes.diff() > 0) | ~taking_part[1:]
+    if classes[0] < 0 or classes[-1] > num_classes or not bool(in_order.all()):
+        raise ValueError(
+            f"classes must be sorted, without repeats, and lie in [0, {num_classes}); {num_classes} fills them up"
+        )
+    kept = torch.zeros(num_classes + 1, dtype=torch.bool).index_fill_(0, classes, True)[:-1]
     if targets.is_floating_point():
-        if values_can_be_read(targets) and bool((targets > 0)[:, dropped].any()):
-            raise ValueError("classes must contain every class that has weight in targets; draw by sample_classes")
-        targets = targets.index_select(1, classes)
+        missing = bool((targets > 0)[:, ~kept].any())
     else:
-        if values_can_be_read(targets) and bool(dropped[targets].any()):
-            raise ValueError("classes must contain every class in targets; draw them by sample_classes")
-        targets = torch.searchsorted(classes, targets)
-    kept_bias = None if bias is None else bias.index_select(0, classes)
-    return normalized_linear(features, weight.index_select(0, classes), kept_bias, **normalisation), targets
+        missing = not bool(kept[targets].all())
+    if missing:
+        raise ValueError("classes must contain every class that has weight in targets; draw them by sample_classes")
+
+
+def bce_logit_loss(
+    logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None, soft_targets: str = "full"
+) -> Tensor:
+    """`bce_joint_loss` over all classes, where the logits are there already, shape (B, K)."""
+    check_matrix("logits", logits)
+    check_targets(targets, *logits.shape)
+    return _weighted_mean(
+        bce_rows(logits, targets, soft_targets=soft_targets), targets, class_weights, logits.shape[1]
+    )
+
+
+def ce_logit_loss(logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+    """`ce_joint_loss` over all classes, where the logits are there already, shape (B, K)."""
+    check_matrix("logits", logits)
+    check_targets(targets, *logits.shape)
+    return _weighted_mean(ce_rows(logits, targets), targets, class_weights, logits.shape[1])
 
 
 def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None, num_classes: int) -> Tensor:
@@ -148,9 +139,9 @@ def bce_joint_loss(
         weight: Classifier vectors w, shape (K, D), any norm; used L2-normalised.
         bias: Shape (K,), or None.
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
-        classes: Kept classes, sorted long (C,), as `sample_classes` draws them; None keeps all K.
+        classes: Kept classes, sorted long (C,), as `sample_classes` draws them, K for none; None keeps all K.
         class_weights: Factor of a sample of each class, shape (K,), as `class_balanced_weights` gives them.
-        soft_targets: What a soft target costs, "full" or "positive", see `bce_elements`.
+        soft_targets: What a soft target costs, "full" or "positive", see `costs.bce_rows`.
         **normalisation: `normalize_classifier` and `normalize_features`, see `normalized_linear`.
 
     Returns:
@@ -159,8 +150,8 @@ def bce_joint_loss(
     Raises:
         ValueError: Naming the argument whose shape, dtype or values are wrong.
     """
-    logits, columns = _kept_logits(features, weight, bias, targets, classes, **normalisation)
-    losses = bce_elements(logits, columns, soft_targets).sum(dim=1)
+    logits, columns, taking_part = _kept_logits(features, weight, bias, targets, classes, **normalisation)
+    losses = bce_rows(logits, columns, soft_targets=soft_targets, taking_part=taking_part)
     return _weighted_mean(losses, targets, class_weights, len(weight))
 
 
@@ -178,5 +169,6 @@ def ce_joint_loss(
 
     Same arguments but `soft_targets`: with Softmax both forms are one.
     """
-    logits, columns = _kept_logits(features, weight, bias, targets, classes, **normalisation)
-    return _weighted_mean(ce_rows(logits, columns), targets, class_weights, len(weight))
+    logits, columns, taking_part = _kept_logits(features, weight, bias, targets, classes, **normalisation)
+    losses = ce_rows(logits, columns, taking_part=taking_part)
+    return _weighted_mean(losses, targets, class_weights, len(weight))

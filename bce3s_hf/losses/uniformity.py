@@ -6,16 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bce3s_hf.losses.primitives import at_least_float32, check_matrix, unit_rows
-
-
-def _similarities(weight: Tensor) -> Tensor:
-    """Checked cosines between all classifier vectors, shape (K, K)."""
-    check_matrix("weight", weight)
-    if len(weight) < 2:
-        raise ValueError(f"weight must have at least 2 rows, got shape {tuple(weight.shape)}")
-    unit = unit_rows(weight)
-    return at_least_float32(unit @ unit.T)  # autocast makes the product half precision
+from bce3s_hf.losses.exact_uniformity import exact_uniformity
+from bce3s_hf.losses.primitives import at_least_float32, check_weight, unit_rows
 
 
 def bce_uniformity_loss(weight: Tensor) -> Tensor:
@@ -30,14 +22,15 @@ def bce_uniformity_loss(weight: Tensor) -> Tensor:
     Raises:
         ValueError: If `weight` is not a floating matrix with at least 2 rows.
     """
-    cosines = _similarities(weight)
-    diagonal = torch.eye(len(weight), dtype=torch.bool, device=weight.device)
-    return F.softplus(cosines).masked_fill(diagonal, 0).sum() / len(weight)
+    check_weight(weight)
+    return exact_uniformity(weight)
 
 
 def ce_uniformity_loss(weight: Tensor) -> Tensor:
     """Softmax form for the ablation: cross-entropy of the K x K cosines with the diagonal as target."""
-    cosines = _similarities(weight)
+    check_weight(weight)
+    unit = unit_rows(weight)
+    cosines = at_least_float32(unit @ unit.T)  # autocast makes the product half precision
     return F.cross_entropy(cosines, torch.arange(len(weight), device=weight.device))
 
 

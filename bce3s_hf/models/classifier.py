@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, UNIFORMITY_LOSSES, total_loss
+from bce3s_hf.losses import (
+    CONTRASTIVE_LOSSES,
+    JOINT_LOSSES,
+    LOGIT_LOSSES,
+    UNIFORMITY_LOSSES,
+    sampled_uniformity_loss,
+    total_loss,
+)
 from bce3s_hf.models.backbone import (
     architecture_of,
     backbone_data_config,
@@ -36,7 +43,8 @@ class BCE3SOutput(ModelOutput):
         loss_joint: L^(sc), averaged over the batch.
         loss_contrastive: L^(ss), averaged over the batch.
         loss_uniformity: L^(cc), averaged over the classes.
-        logits: s, shape (B + M, K). Sigmoid of them are per-class scores (Softmax if the joint loss is "ce").
+        logits: s, shape (B + M, K). Sigmoid of them are per-class scores (Softmax if the joint loss is "ce"). None
+            where the joint loss ran over sampled classes: those of the others were not computed.
         features: Backbone features x, shape (B + M, D), where asked for.
         projections: z of the images that are not mixed, shape (B, P), where there are labels and a contrastive loss.
     """
@@ -219,6 +227,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         classes: Tensor | None = None,
         class_weights: Tensor | None = None,
         plain_view: bool = True,
+        uniformity_rows: Tensor | None = None,
         output_features: bool = False,
     ) -> BCE3SOutput:
         """Logits, and with labels the losses.
@@ -236,6 +245,8 @@ class BCE3SForImageClassification(PreTrainedModel):
                 of mixed images always runs over all.
             class_weights: Factor of the joint loss of a sample of each class, shape (K,).
             plain_view: Whether the B images count in the joint loss where there are mixed ones.
+            uniformity_rows: Classes that the form "bce_sampled" of the uniformity loss averages over, long (S,); None
+                for all, and for the other forms.
             output_features: Return the backbone features too.
 
         Raises:
@@ -243,13 +254,19 @@ class BCE3SForImageClassification(PreTrainedModel):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_classifier):
             features = backbone_features(self.backbone, pixel_values)
-        output = BCE3SOutput(logits=self.classifier(features), features=features if output_features else None)
+        output = BCE3SOutput(features=features if output_features else None)
+        if labels is None or classes is None:
+            output["logits"] = self.classifier(features)
         if labels is None:
             return output
         count = len(pixel_values) if mixed_targets is None else len(labels)
-        output["loss_joint"] = self._joint_loss(features[:count], labels, classes, class_weights)
+        if classes is None:
+            output["loss_joint"] = self._logit_loss(output["logits"][:count], labels, class_weights)
+        else:
+            output["loss_joint"] = self._sampled_joint_loss(features[:count], labels, classes, class_weights)
         if mixed_targets is not None:
-            mixed = self._joint_loss(features[count:], mixed_targets, None, class_weights)
+            logits = output["logits"][count:] if classes is None else self.classifier(features[count:])
+            mixed = self._logit_loss(logits, mixed_targets, class_weights)
             share = len(mixed_targets) / len(pixel_values) if plain_view else 1.0
             output["loss_joint"] = torch.lerp(output["loss_joint"], mixed, share)
         scales = self.loss_scales()
@@ -261,12 +278,16 @@ class BCE3SForImageClassification(PreTrainedModel):
             else:
                 output["loss_contrastive"] = self._contrastive_loss(projections[count:], mixed_targets)
         if "loss_uniformity" in scales:
-            output["loss_uniformity"] = UNIFORMITY_LOSSES[self.config.uniformity](self.classifier.weight)
+            output["loss_uniformity"] = self._uniformity_loss(uniformity_rows)
         output["loss"] = total_loss({name: output[name] for name in scales}, scales)
         return output
 
-    def _joint_loss(
-        self, features: Tensor, labels: Tensor, classes: Tensor | None, class_weights: Tensor | None
+    def _logit_loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+        form = self.config.joint
+        return LOGIT_LOSSES[form](logits, labels, class_weights=class_weights, **self._soft_targets(form))
+
+    def _sampled_joint_loss(
+        self, features: Tensor, labels: Tensor, classes: Tensor, class_weights: Tensor | None
     ) -> Tensor:
         return JOINT_LOSSES[self.config.joint](
             features,
@@ -288,6 +309,14 @@ class BCE3SForImageClassification(PreTrainedModel):
             seen=self.bank.seen,
             **self._soft_targets(self.config.contrastive),
         )
+
+    def _uniformity_loss(self, rows: Tensor | None) -> Tensor:
+        form = self.config.uniformity
+        if rows is None:
+            return UNIFORMITY_LOSSES[form](self.classifier.weight)
+        if form != "bce_sampled":
+            raise ValueError(f"uniformity_rows are for the form 'bce_sampled', not {form!r}; leave them out")
+        return sampled_uniformity_loss(self.classifier.weight, rows)
 
     def _soft_targets(self, form: str) -> dict[str, str]:
         """The form of soft targets, for a loss that has two."""

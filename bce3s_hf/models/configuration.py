@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from bce3s_hf.losses import SOFT_TARGETS
+from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, SOFT_TARGETS, UNIFORMITY_LOSSES
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
 PUBLISHED_KEY = "bce3s"
@@ -34,10 +34,11 @@ class BCE3SConfig(PreTrainedConfig):
         backbone_kwargs: Further arguments of `timm.create_model`, such as `in_chans` or `drop_path_rate`.
         joint: Form of the joint loss, "bce" or "ce".
         contrastive: Form of the contrastive loss, "bce", "ce", or "none" for no projector and no bank.
-        uniformity: Form of the uniformity loss, "bce", "ce" or "none".
+        uniformity: Form of the uniformity loss, "bce", "ce" or "none"; for thousands of classes the approximations
+            "bce_second_moment" and "bce_sampled", see `losses.approximate_uniformity`.
         normalize_classifier: Use the classifier's vectors at length one, as the paper does.
         normalize_features: Use the features at length one in the joint loss, which the paper does not; no scale.
-        soft_targets: What a soft target costs in the BCE forms, "full" or "positive", see `losses.bce_elements`.
+        soft_targets: What a soft target costs in the BCE forms, "full" or "positive", see `losses.costs.bce_rows`.
         projection_dim: P, dimension of projections and prototypes.
         lambda_ss: Weight of the contrastive loss, at least 0.
         contrastive_reduction: "sum" over the classes, as in the paper, or "mean" over them: lambda_ss / K. The
@@ -79,9 +80,9 @@ class BCE3SConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         for name, value, known in (
-            ("joint", joint, ("bce", "ce")),
-            ("contrastive", contrastive, ("bce", "ce", "none")),
-            ("uniformity", uniformity, ("bce", "ce", "none")),
+            ("joint", joint, (*JOINT_LOSSES,)),
+            ("contrastive", contrastive, (*CONTRASTIVE_LOSSES, "none")),
+            ("uniformity", uniformity, (*UNIFORMITY_LOSSES, "none")),
             ("soft_targets", soft_targets, SOFT_TARGETS),
             ("contrastive_reduction", contrastive_reduction, CONTRASTIVE_REDUCTIONS),
         ):

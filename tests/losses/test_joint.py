@@ -375,7 +375,7 @@ def test_bad_tensors_are_named(form, index, value, message):
 @pytest.mark.parametrize(
     ("soft", "classes", "message"),
     [
-        (False, torch.tensor([0, 3, 4]), "every class in targets"),
+        (False, torch.tensor([0, 3, 4]), "every class that has weight in targets"),
         (True, torch.tensor([0, 3, 4]), "every class that has weight in targets"),
         (False, KEPT.int(), "classes must be torch.long .* got torch.int32"),
         (False, KEPT.double(), "classes must be torch.long .* got torch.float64"),
@@ -399,7 +399,9 @@ def test_sample_holds_the_batch_and_fills_up_to_the_ratio(soft, ratio):
     targets = 0.3 * torch.eye(20)[labels] if soft else labels
     present = {0, 3, 7, 11, 19}
     for seed in range(20):
-        kept = sample_classes(targets, 20, ratio, generator(seed)).tolist()
+        drawn = sample_classes(targets, 20, ratio, generator(seed)).tolist()
+        assert drawn == sorted(drawn) and len(drawn) == max(round(ratio * 20), 20 if soft else len(labels))
+        kept = [label for label in drawn if label != 20]
         assert kept == sorted(set(kept)) and set(kept) <= set(range(20))
         assert present <= set(kept)
         assert len(kept) == max(round(ratio * 20), len(present))
@@ -408,12 +410,36 @@ def test_sample_holds_the_batch_and_fills_up_to_the_ratio(soft, ratio):
 @hard_and_soft
 def test_sample_is_the_batch_alone_where_that_exceeds_the_ratio(soft):
     targets = torch.eye(5)[LABELS] if soft else LABELS
-    assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3]
+    filled_up = [5, 5] if soft else [5]  # to K, or to B
+    assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3, *filled_up]
+
+
+@every_form
+@hard_and_soft
+def test_indices_that_fill_up_the_classes_change_nothing(form, soft):
+    tensors, targets = draw(), draw_targets(soft)
+    values, gradients = zip(
+        *(
+            value_and_gradients(partial(LOSSES[form], targets=targets, classes=classes), *tensors)
+            for classes in (KEPT, torch.tensor([*KEPT.tolist(), 5, 5]))
+        ),
+        strict=True,
+    )
+    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+    for fewer, filled_up in zip(*gradients, strict=True):
+        torch.testing.assert_close(filled_up, fewer, rtol=1e-12, atol=1e-15)
+
+
+def test_number_of_classes_does_not_depend_on_the_labels():
+    rng = generator()
+    batches = [torch.randint(100, (64,), generator=rng) for _ in range(5)]
+    assert {len(sample_classes(labels, 100, 0.4, rng)) for labels in batches} == {64}
+    assert {len(sample_classes(labels, 1000, 0.4, rng)) for labels in batches} == {400}
 
 
 def test_soft_class_of_any_weight_is_present():
     targets = torch.tensor([[0, 1e-6, 0, 0, 0, 0], [0, 0, 0, 0, 1 - 1e-6, 0]])
-    assert sample_classes(targets, 6, 0.1, generator()).tolist() == [1, 4]
+    assert sample_classes(targets, 6, 0.1, generator()).tolist() == [1, 4, 6, 6, 6, 6]
 
 
 def test_ratio_one_keeps_all():
@@ -431,7 +457,7 @@ def test_sample_depends_on_its_generator_alone():
 def test_every_set_of_absent_classes_is_equally_likely(soft):
     targets = torch.eye(6)[[4, 1]] if soft else torch.tensor([4, 1])
     rng, draws = generator(), 6000
-    counts = Counter(tuple(sample_classes(targets, 6, 4 / 6, rng).tolist()) for _ in range(draws))
+    counts = Counter(tuple(sample_classes(targets, 6, 4 / 6, rng)[:4].tolist()) for _ in range(draws))
     sets = {tuple(sorted((1, 4, *pair))) for pair in combinations((0, 2, 3, 5), 2)}
     assert counts.keys() == sets
     assert max(abs(count / draws - 1 / 6) for count in counts.values()) < 0.02  # four standard errors
@@ -443,7 +469,7 @@ def test_bad_ratio_is_named(ratio):
         sample_classes(LABELS, 5, ratio)
 
 
-@pytest.mark.parametrize("classes", [[1, 0, 2], [0, 1, 1, 2], [0, 1, 5], [-1, 0, 1]])
+@pytest.mark.parametrize("classes", [[1, 0, 2], [0, 1, 1, 2], [0, 1, 5], [-1, 0, 1], [0, 3, 2]])
 def test_classes_out_of_order_or_range_are_refused(hand, classes):
     with pytest.raises(ValueError, match=r"classes must be sorted, without repeats, and lie in \[0, 3\)"):
         bce_joint_loss(*hand, torch.tensor([0]), classes=torch.tensor(classes))

@@ -6,14 +6,18 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import assert_matches, softplus, uniformity
+from reference import assert_matches, softplus, uniformity, value_and_gradients
 
 from bce3s_hf.losses import UNIFORMITY_LOSSES, bce_uniformity_loss, bce_uniformity_optimum
+from bce3s_hf.losses import exact_uniformity
+from bce3s_hf.losses.exact_uniformity import BLOCK
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 
-every_form = pytest.mark.parametrize("form", UNIFORMITY_LOSSES)
+EXACT_FORMS = ["bce", "ce"]
+
+every_form = pytest.mark.parametrize("form", EXACT_FORMS)
 
 
 def draw(num_classes=5, dim=3, dtype=torch.float64):
@@ -44,6 +48,62 @@ def test_value_and_gradient_match_reference(form, dtype, num_classes):
     weight = draw(num_classes, dtype=dtype)
     assert UNIFORMITY_LOSSES[form](weight).dtype == (dtype if dtype == torch.float64 else torch.float32)
     assert_matches(UNIFORMITY_LOSSES[form], lambda rows: uniformity(form, rows), weight)
+
+
+def at_once(weight):
+    """The loss by one K x K matrix and autograd."""
+    unit = F.normalize(weight, dim=1)
+    others = ~torch.eye(len(unit), dtype=torch.bool)
+    return F.softplus(unit @ unit.T)[others].sum() / len(unit)
+
+
+@pytest.mark.parametrize("dim", [3, 700])
+@pytest.mark.parametrize("num_classes", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 100])
+def test_blocks_change_nothing(num_classes, dim):
+    weight = draw(num_classes, dim)
+    value, (gradient,) = value_and_gradients(bce_uniformity_loss, weight)
+    expected, (slopes,) = value_and_gradients(at_once, weight)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-9, atol=1e-15)
+
+
+def test_gradient_in_half_precision_is_good_to_a_part_in_a_thousand():
+    weight = draw(1000, 64, torch.float32)
+    expected = value_and_gradients(bce_uniformity_loss, weight.double())[1][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        gradient = value_and_gradients(bce_uniformity_loss, weight)[1][0]
+    assert gradient.dtype == torch.float32
+    assert (gradient - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+def test_operator_is_sound_for_autograd_and_compilation():
+    weight = draw(300, 8).requires_grad_()
+    torch.library.opcheck(exact_uniformity._OPERATOR, (weight, torch.float64, True))
+    compiled = torch.compile(bce_uniformity_loss, backend="aot_eager", fullgraph=True)
+    value, (gradient,) = value_and_gradients(compiled, weight.detach())
+    torch.testing.assert_close(value, bce_uniformity_loss(weight.detach()))
+    torch.testing.assert_close(gradient, value_and_gradients(bce_uniformity_loss, weight.detach())[1][0])
+
+
+def test_no_gradient_is_computed_where_none_is_asked_for(monkeypatch):
+    asked = []
+    operator = exact_uniformity._OPERATOR
+    monkeypatch.setattr(exact_uniformity, "_OPERATOR", lambda *args: asked.append(args[2]) or operator(*args))
+    weight = draw().requires_grad_()
+    with torch.no_grad():
+        bce_uniformity_loss(weight)
+    bce_uniformity_loss(weight.detach())
+    bce_uniformity_loss(weight)
+    assert asked == [False, False, True]
+
+
+def test_row_without_direction_pushes_nobody():
+    weight = torch.eye(3, dtype=torch.float64)
+    weight[2] = 0
+    value, (gradient,) = value_and_gradients(bce_uniformity_loss, weight)
+    assert value.item() == pytest.approx(2 * math.log(2))
+    torch.testing.assert_close(gradient[:2], value_and_gradients(bce_uniformity_loss, weight[:2])[1][0] * 2 / 3)
 
 
 @every_form

@@ -20,6 +20,8 @@ from bce3s_hf.losses import (
     ce_contrastive_loss,
     ce_joint_loss,
     ce_uniformity_loss,
+    sampled_uniformity_loss,
+    second_moment_uniformity_loss,
 )
 from bce3s_hf.models import BCE3SForImageClassification, BCE3SOutput
 
@@ -213,7 +215,26 @@ def test_sampled_classes_change_the_joint_loss_only():
     every, sampled = run(model, LABELS), run(model, LABELS, classes=CLASSES)
     assert sampled.loss_joint < every.loss_joint
     torch.testing.assert_close(sampled.loss - sampled.loss_joint, every.loss - every.loss_joint)
-    torch.testing.assert_close(sampled.logits, every.logits)
+    assert sampled.logits is None and every.logits.shape == (6, 5)
+
+
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+def test_all_classes_given_are_all_classes(joint):
+    model = build(joint=joint).eval()
+    torch.testing.assert_close(run(model, LABELS, classes=torch.arange(5)).loss, run(model, LABELS).loss)
+
+
+def test_approximate_forms_of_the_uniformity_loss():
+    exact, moment, sampled = (build(uniformity=form).eval() for form in ("bce", "bce_second_moment", "bce_sampled"))
+    weight, rows = exact.classifier.weight, torch.tensor([3, 0])
+    torch.testing.assert_close(run(moment, LABELS).loss_uniformity, second_moment_uniformity_loss(weight))
+    found = run(sampled, LABELS, uniformity_rows=rows).loss_uniformity
+    torch.testing.assert_close(found, sampled_uniformity_loss(weight, rows))
+    values = [run(exact, LABELS), run(moment, LABELS), run(sampled, LABELS, uniformity_rows=rows)]
+    assert len({value.loss_uniformity.item() for value in values}) == 3
+    torch.testing.assert_close(run(sampled, LABELS).loss_uniformity, values[0].loss_uniformity)
+    with pytest.raises(ValueError, match="uniformity_rows are for the form 'bce_sampled', not 'bce'; leave them out"):
+        run(exact, LABELS, uniformity_rows=rows)
 
 
 def test_one_hot_labels_cost_what_hard_ones_do():
@@ -261,7 +282,7 @@ def test_losses_with_mixed_images_are_means_over_single_images(form, count):
     torch.testing.assert_close(output.loss_contrastive, contrastive)
     torch.testing.assert_close(output.loss_uniformity, UNIFORMITY[form](model.classifier.weight))
     torch.testing.assert_close(output.loss, joint + 0.1 * contrastive + output.loss_uniformity)
-    torch.testing.assert_close(output.logits, torch.cat([model(plain).logits, model(mixed).logits]))
+    torch.testing.assert_close(run_mixed(model, count).logits, torch.cat([model(plain).logits, model(mixed).logits]))
     torch.testing.assert_close(output.projections, torch.cat([single.projections for single in alone]))
     assert output.features.shape == (6 + count, model.backbone.num_features)
 
@@ -291,7 +312,7 @@ def test_without_plain_view_only_mixed_images_count(form, count):
     mixed_only = run_mixed(model, count, classes=CLASSES, plain_view=False)
     mixed, mixed_targets = mixed_images(model, count)
     torch.testing.assert_close(mixed_only.loss_joint, model(mixed, labels=mixed_targets).loss_joint)
-    for name in ("loss_contrastive", "loss_uniformity", "logits", "projections"):
+    for name in ("loss_contrastive", "loss_uniformity", "projections"):
         torch.testing.assert_close(mixed_only[name], both[name], rtol=0, atol=0)
     assert mixed_only.projections.shape == (6, 8)
     joint, contrastive = pixel_gradients(model, count, plain_view=False)
@@ -463,7 +484,7 @@ def test_training_of_the_whole_model_sets_its_backbone_in_training_mode():
 def test_classifier_alone_has_only_the_joint_loss(settings):
     whole, model = build(**settings).eval(), frozen(**settings)
     output = run(model.train(), LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
-    assert set(output) == {"loss", "loss_joint", "logits"}
+    assert set(output) == {"loss", "loss_joint"}
     expected = run(whole, LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
     torch.testing.assert_close(output.loss_joint, expected.loss_joint)
     assert torch.equal(output.loss, output.loss_joint)
