@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from bce3s_hf.data.lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.transforms import AUGMENTATIONS
-from bce3s_hf.losses import SOFT_TARGETS
+from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 
@@ -102,7 +102,13 @@ class ModelArguments:
     )
     joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
     contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
-    uniformity: str = field(default="bce", metadata={"help": "Uniformity loss.", "choices": ["bce", "ce", "none"]})
+    uniformity: str = field(
+        default="bce",
+        metadata={
+            "help": "Uniformity loss; the second moment and sampled rows approximate it for thousands of classes.",
+            "choices": [*UNIFORMITY_LOSSES, "none"],
+        },
+    )
     normalize_classifier: bool = field(default=True, metadata={"help": "Use the classifier's vectors at length one."})
     normalize_features: bool = field(default=False, metadata={"help": "Use the features at length one as well."})
     soft_targets: str = field(

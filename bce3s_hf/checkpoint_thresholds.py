@@ -68,6 +68,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
             validation_fraction=args.validation_fraction,
             seed=args.seed,
             per_device_eval_batch_size=args.batch_size,
+            bf16=False,  # in which thresholds are used
         ),
         data_args,
     )

@@ -11,10 +11,19 @@ from datasets import Dataset
 from transformers import set_seed
 
 from bce3s_hf.arguments import DataArguments, ModelArguments
-from bce3s_hf.data import ImageDataset, SplitManifest, eval_transform, load_images, make_long_tailed, train_transform
+from bce3s_hf.data import (
+    BatchAugmentation,
+    ImageDataset,
+    InMemoryImageDataset,
+    SplitManifest,
+    eval_pixels,
+    load_images,
+    make_long_tailed,
+    train_transform,
+)
 from bce3s_hf.data.lists import list_sha256, load_lists
 from bce3s_hf.data.long_tail import column_values
-from bce3s_hf.data.sources import LABEL
+from bce3s_hf.data.sources import IMAGE, LABEL
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
@@ -127,18 +136,27 @@ def build_trainer(
 ) -> BCE3STrainer:
     """Trainer on the augmented training images, evaluating on the test images."""
     data_config = model.config.data_config
-    transform = eval_transform(data_config)
-    augmentation = train_transform(
-        data_config,
-        data_args.augmentation,
-        auto_augment=data_args.auto_augment,
-        re_prob=data_args.re_prob,
-        color_jitter=data_args.color_jitter,
-    )
-    if data_args.augmentation == "none":
-        augmentation = None
-    train = ImageDataset(splits.train, transform, augmentation=augmentation, seed=args.seed)
-    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=ImageDataset(splits.test, transform))
+    train = _training_images(splits.train, data_config, data_args, args.seed)
+    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=evaluation_images(splits.test, data_config))
+
+
+def evaluation_images(images: Dataset, data_config: dict[str, Any]) -> ImageDataset:
+    """Images to evaluate on, for a model with this data configuration; small ones are decoded once."""
+    in_memory = InMemoryImageDataset.fits(images, IMAGE, data_config)
+    return (InMemoryImageDataset if in_memory else ImageDataset)(images, eval_pixels(data_config))
+
+
+def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArguments, seed: int) -> ImageDataset:
+    """Augmented images; small ones are decoded once, and augmented by the batch."""
+    options = {name: getattr(args, name) for name in ("auto_augment", "re_prob", "color_jitter")}
+    augmentation = train_transform(data_config, args.augmentation, **options)
+    transform = eval_pixels(data_config)
+    if args.augmentation == "none":
+        return evaluation_images(images, data_config)
+    if args.augmentation != "random_resized_crop" and InMemoryImageDataset.fits(images, IMAGE, data_config):
+        batch_augmentation = BatchAugmentation(data_config, args.augmentation)
+        return InMemoryImageDataset(images, transform, batch_augmentation=batch_augmentation, seed=seed)
+    return ImageDataset(images, transform, augmentation=augmentation, seed=seed)
 
 
 def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:

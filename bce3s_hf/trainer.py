@@ -3,6 +3,7 @@
 import math
 import tempfile
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ import numpy as np
 import torch
 from timm.utils import distribute_bn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
 
-from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler
+from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
-from bce3s_hf.losses import bce_uniformity_optimum, class_balanced_weights, sample_classes, total_loss
+from bce3s_hf.losses import (
+    bce_uniformity_optimum,
+    class_balanced_weights,
+    sample_classes,
+    second_moment_error_bound,
+    total_loss,
+)
 from bce3s_hf.metrics import long_tail_metrics
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
@@ -31,7 +38,11 @@ class BCE3STrainer(PublishingTrainer):
     It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all
     processes, fills the prototype bank after the backward pass, logs each loss term averaged over steps and processes,
     and evaluates Many / Medium / Few / All by training counts. With equal global batches, several processes compute
-    what one does (batch norm apart: its statistics are those of each process).
+    what one does (batch norm apart: its statistics are those of each process). Images that come as uint8 are augmented
+    and normalised on the device.
+
+    Outside logging, no step makes the host wait for an accelerator. So the norm of the gradient is computed, and
+    logged, only where it is clipped.
 
     Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
     """
@@ -82,6 +93,7 @@ class BCE3STrainer(PublishingTrainer):
                 train_dataset, validation = _hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
             model.config.class_counts = _class_counts(train_dataset, model).tolist()
+            _check_uniformity(model, args)
         if model.config.class_counts is None:
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
@@ -91,11 +103,12 @@ class BCE3STrainer(PublishingTrainer):
             model.config.contrastive_reduction = args.contrastive_reduction
             model.config.lambda_cc = args.lambda_cc
             model.config.contrastive_temperature = args.contrastive_temperature
+        kwargs.setdefault("data_collator", collate_images)
         kwargs.setdefault("compute_metrics", self._long_tail_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        if not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
-            model.to(memory_format=torch.channels_last)  # convolutions run faster so; other layers do not care
+        if args.channels_last and not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
+            model.to(memory_format=torch.channels_last)
         self.add_callback(_EpochCallback(self))
         if args.train_only_classifier:
             model.train_only_classifier()
@@ -109,6 +122,7 @@ class BCE3STrainer(PublishingTrainer):
                 raise ValueError(f"ema_decay {args.ema_decay} needs whole weights on every device; leave it out")
             self.weight_average = WeightAverage(model, args.ema_decay)
             self.add_callback(self.weight_average)
+        self._batch_augmentation = _batch_augmentation(train_dataset)
         self.train_sampler: LongTailSampler | DrawSampler | None = None
         self._substep = 0
         self._term_sums: dict[str, Tensor] = {}
@@ -187,24 +201,26 @@ class BCE3STrainer(PublishingTrainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term."""
         if not model.training:
-            outputs = model(**inputs)
+            outputs = model(**inputs, **self._draw_rows(inputs["labels"].device))
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         labels = self._gather(inputs["labels"])
         views = self._with_mixed_views(inputs)
         hard = not views["labels"].is_floating_point()
         outputs = model(
-            **views, classes=self._sample_classes(labels) if hard else None, class_weights=self._class_weights
+            **views,
+            classes=self._sample_classes(labels) if hard else None,
+            class_weights=self._class_weights,
+            **self._draw_rows(labels.device),
         )
-        scales = self.model.loss_scales()
+        scales, loss = self.model.loss_scales(), outputs["loss"]
         if "loss_contrastive" in scales:
             self._to_remember = (outputs["projections"].detach(), labels)
             if (self.state.epoch or 0) < self.args.contrastive_warmup_epochs:
                 scales["loss_contrastive"] = 0.0  # still in the graph: DDP wants a gradient for every parameter
-        parts = {name: outputs[name] for name in scales}
-        for name, value in parts.items():
-            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
+                loss = total_loss({name: outputs[name] for name in scales}, scales)
+        for name in scales:
+            self._term_sums[name] = self._term_sums.get(name, 0) + outputs[name].detach()
         self._term_count += 1
-        loss = total_loss(parts, scales)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
@@ -217,14 +233,37 @@ class BCE3STrainer(PublishingTrainer):
             self._to_remember = None
         return loss
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, as in transformers; images that come as uint8 are augmented and normalised there."""
+        inputs = super()._prepare_inputs(inputs)
+        for prefix in ("", "partner_"):
+            images = inputs.get(f"{prefix}pixel_values")
+            seeds = inputs.pop(f"{prefix}augmentation_seeds", None)
+            if seeds is not None:
+                inputs[f"{prefix}pixel_values"] = self._batch_augmentation(images, seeds)
+            elif images is not None and images.dtype == torch.uint8:
+                inputs[f"{prefix}pixel_values"] = normalize(images, self.model.config.data_config)
+        return inputs
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | None = None) -> Tensor | None:
+        """That of clipping; without, transformers would go over all gradients twice more in each step."""
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: transformers' formula, for tokens, says nothing of images, and walks all modules a step."""
+        return 0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term since the last log, over steps and processes."""
         if "loss" in logs and self._term_count:
             for name, value in self._term_sums.items():
                 logs[name] = self._gather(value[None] / self._term_count).mean().item()
-            if self.model.config.uniformity == "bce" and "loss_uniformity" in logs:
+            form = self.model.config.uniformity
+            if form.startswith("bce") and "loss_uniformity" in logs:
                 optimum = bce_uniformity_optimum(self.model.config.num_labels)
                 logs["uniformity_excess"] = logs["loss_uniformity"] - optimum
+            if form == "bce_second_moment" and "loss_uniformity" in logs:
+                logs["uniformity_error_bound"] = second_moment_error_bound(self.model.classifier.weight).item()
             self._term_sums, self._term_count = {}, 0
             if not math.isfinite(logs["loss"]):
                 terms = ", ".join(f"{name} {value:.4g}" for name, value in logs.items() if name.startswith("loss"))
@@ -294,6 +333,14 @@ class BCE3STrainer(PublishingTrainer):
         generator = torch.Generator(labels.device).manual_seed(self._step_seed())
         return sample_classes(labels, self.model.config.num_labels, self.args.negative_ratio, generator)
 
+    def _draw_rows(self, device: torch.device) -> dict[str, Tensor]:
+        """The argument that says which classes the sampled uniformity loss of this step averages over, if it is."""
+        if self.args.uniformity_rows is None:
+            return {}
+        generator = torch.Generator(device).manual_seed(self._step_seed())
+        rows = torch.randperm(self.model.config.num_labels, generator=generator, device=device)
+        return {"uniformity_rows": rows[: self.args.uniformity_rows]}
+
     def _step_seed(self) -> int:
         """Of this step's random choices: the same in all processes and after a resume."""
         return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
@@ -333,6 +380,33 @@ def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset
     if datasets is None:
         return {}
     return datasets if isinstance(datasets, dict) else {"test": datasets}
+
+
+def _batch_augmentation(dataset: Dataset | None) -> Callable[[Tensor, np.ndarray], Tensor] | None:
+    """What augments the batches of a dataset, or of that which a Subset is of."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, "batch_augmentation", None)
+
+
+def _check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArguments) -> None:
+    """Refuse an approximate form of the uniformity loss that could not run, or that would cost more than the exact."""
+    form, rows, num_classes = model.config.uniformity, args.uniformity_rows, model.config.num_labels
+    if args.train_only_classifier and rows is None:  # which has no uniformity loss
+        return
+    if (rows is None) == (form == "bce_sampled"):
+        raise ValueError(
+            f"uniformity {form!r} and uniformity_rows {rows} do not go together: 'bce_sampled', and it alone, needs "
+            "the number of classes to draw"
+        )
+    if rows is not None and rows > num_classes:
+        raise ValueError(f"uniformity_rows must be at most the {num_classes} classes, got {rows}")
+    dim = model.classifier.in_features
+    if form == "bce_second_moment" and num_classes <= dim:
+        raise ValueError(
+            f"uniformity 'bce_second_moment' costs more than 'bce' where the {num_classes} classes are not more than "
+            f"the {dim} features; choose 'bce'"
+        )
 
 
 def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:

@@ -5,12 +5,20 @@ import os
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
 from bce3s_hf.hub import COMMIT_MESSAGE
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
+
+
+def computes_bf16(use_cpu: bool) -> bool:
+    """Whether the device that will be trained on has bfloat16 arithmetic, rather than software for it."""
+    if use_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @dataclass
@@ -20,7 +28,8 @@ class BCE3STrainingArguments(TrainingArguments):
     The Trainer copies lambda_ss, contrastive_reduction, lambda_cc and contrastive_temperature into the model's
     configuration, so that a checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT with one
     view, see the README; of transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss
-    is a sum over K classes, a norm of 1 would clip nearly every step), cosine schedule, logging every epoch.
+    is a sum over K classes, a norm of 1 would clip nearly every step), cosine schedule, logging every epoch, and
+    bfloat16 where the hardware computes in it (unless fp16 is asked for, here or of `accelerate launch`).
 
     Raises:
         ValueError: Naming the argument that is out of its range.
@@ -36,6 +45,10 @@ class BCE3STrainingArguments(TrainingArguments):
     negative_ratio: float = field(
         default=0.4,
         metadata={"help": "r: share of the classes that the joint loss runs over in a step, in (0, 1]."},
+    )
+    uniformity_rows: int | None = field(
+        default=None,
+        metadata={"help": "Classes that the uniformity loss 'bce_sampled' averages over in a step, drawn at random."},
     )
     contrastive_warmup_epochs: float = field(
         default=1.0, metadata={"help": "Epochs without contrastive loss at the start, while the bank fills."}
@@ -91,6 +104,9 @@ class BCE3STrainingArguments(TrainingArguments):
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
+    channels_last: bool = field(
+        default=True, metadata={"help": "Channels innermost in memory: convolutions run faster so."}
+    )
 
     learning_rate: float = field(default=0.01, metadata={"help": "Initial learning rate."})
     weight_decay: float = field(default=5e-3, metadata={"help": "Weight decay of matrices, classifier left out."})
@@ -104,6 +120,9 @@ class BCE3STrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: images pass a transform."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Compute in bfloat16; left out, where the hardware does so itself."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the published folder."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
@@ -116,6 +135,12 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"contrastive_warmup_epochs must be at least 0, got {self.contrastive_warmup_epochs}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
+        if self.uniformity_rows is not None and self.uniformity_rows < 1:
+            raise ValueError(f"uniformity_rows must be at least 1, got {self.uniformity_rows}")
+        self.use_cpu |= not torch.accelerator.is_available()  # or transformers refuses bf16 and several processes
+        if self.bf16 is None:
+            launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+            self.bf16 = not self.fp16 and launched == "no" and computes_bf16(self.use_cpu)
         self._check_mixing()
         self._check_samplers()
         if self.class_balanced_beta is not None and not 0 <= self.class_balanced_beta < 1:
@@ -139,11 +164,6 @@ class BCE3STrainingArguments(TrainingArguments):
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
         super().__post_init__()
-        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
-        if started > self.world_size:
-            raise ValueError(
-                f"{started} processes were started, and each would train alone; on the CPU give use_cpu True"
-            )
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
 
     def _check_mixing(self) -> None:

@@ -39,7 +39,13 @@ def make_trainer(digit_splits, tmp_path):
     def make(model=None, augmentation="crop", splits=digit_splits, **settings):
         model_names = {field.name for field in dataclasses.fields(ModelArguments)}
         model_settings = {name: settings.pop(name) for name in model_names & settings.keys()}
-        defaults = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "use_cpu": True,
+            "bf16": False,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
         args = BCE3STrainingArguments(**{**defaults, "per_device_train_batch_size": 32, **settings})
         if model is None:
             model_args = ModelArguments(**{"backbone": "resnet20_cifar", "image_size": 16, **model_settings})

@@ -46,10 +46,13 @@ LOWER_UNITS = {
     "prediction": {"data", "escaping", "models"},
     "onnx": {"models"},
     "ablation": {"metrics", "training_args", "arguments", "experiment"},
+    "benchmark": {
+        *("losses", "data", "models", "training_args", "trainer", "prediction", "provenance", "records"),
+    },
     "__init__": {"losses", "metrics", "data", "models", "prediction", "training_args", "trainer"},
 }
 
-KNOW_TIMM = {"data/transforms.py", "data/mixing.py", "weight_average.py", "trainer.py"}
+KNOW_TIMM = {"data/transforms.py", "data/mixing.py", "weight_average.py", "trainer.py", "benchmark/photographs.py"}
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
 from bce3s_hf.ablation import read_plan
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
-from bce3s_hf.data import SplitManifest
+from bce3s_hf.data import SplitManifest, normalize
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.experiment import build_model, load_splits, measure, run
 from bce3s_hf.second_stage import METHODS, SecondStageArguments
@@ -355,7 +355,8 @@ def test_folder_holds_the_model_that_was_measured(finished):
     model = BCE3SForImageClassification.from_pretrained(folder).eval()
     test = trainer.eval_dataset
     with torch.no_grad():
-        predictions = model(torch.stack([item["pixel_values"] for item in test])).logits.argmax(dim=1)
+        images = normalize(torch.stack([item["pixel_values"] for item in test]), model.config.data_config)
+        predictions = model(images).logits.argmax(dim=1)
     assert result.metrics["accuracy"] == pytest.approx(accuracy_score(test.labels, predictions))
     recalls = recall_score(test.labels, predictions, average=None, zero_division=0.0)
     assert result.per_class == pytest.approx(recalls)

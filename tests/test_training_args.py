@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from bce3s_hf import BCE3STrainingArguments
 
@@ -195,15 +195,20 @@ def test_learning_rate_is_scaled_from_its_batch_to_that_of_a_step(tmp_path):
     assert make(tmp_path, **settings).scaled_learning_rate == 0.1
 
 
-def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda args: None)  # which would wait for the others
-    monkeypatch.setattr(TrainingArguments, "world_size", 1)
-    monkeypatch.setattr(TrainingArguments, "device", torch.device("cpu"))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    make(tmp_path)  # some clusters set it for every program
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(ValueError, match="2 processes were started, and each would train alone; .* use_cpu True"):
-        make(tmp_path)
+def test_bfloat16_is_the_default_where_the_hardware_has_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    for native in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert make(tmp_path).bf16 == native
+        assert make(tmp_path, bf16=not native).bf16 != native
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert not make(tmp_path).bf16
+
+
+def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert BCE3STrainingArguments(output_dir=str(tmp_path)).use_cpu
 
 
 def test_number_is_needed(tmp_path, capsys):

@@ -8,14 +8,36 @@ import PIL.Image
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from bce3s_hf.data.decoding import decode_pil, decode_tensor
 from bce3s_hf.data.long_tail import column_values, hold_out_indices
 from bce3s_hf.data.samplers import Draw
 from bce3s_hf.data.seeding import seeded
 
 
+def collate_images(items: list[dict[str, Tensor | int]] | dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of the items of an `ImageDataset`, for a loader; a dataset that makes batches itself keeps them.
+
+    Images whose colours lie side by side stay so: the batch is channels_last, as the trainer's convolutions want it.
+    """
+    if isinstance(items, dict):
+        return items
+    return {name: _stacked([item[name] for item in items]) for name in items[0]}
+
+
+def _stacked(values: list[Tensor] | list[int]) -> Tensor:
+    first = values[0]
+    if isinstance(first, Tensor) and first.ndim == 3 and first.stride(0) == 1:
+        return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+    return default_collate(values)
+
+
 class ImageDataset(torch.utils.data.Dataset):
-    """Items `{"pixel_values": float (C, H, W), "labels": int}` of a `datasets.Dataset`.
+    """Items `{"pixel_values": (C, H, W), "labels": int}` of a `datasets.Dataset`, decoded whenever they are asked for.
+
+    The type of `pixel_values` is that of the transform: uint8 images are to be normalised on the device, which takes
+    a quarter of the memory and of the time to get them there.
 
     An index is a row or a `Draw`. The item of a draw with a partner also holds the partner's `partner_pixel_values`
     and `partner_labels`, for mixing.
@@ -40,20 +62,25 @@ class ImageDataset(torch.utils.data.Dataset):
 
         Args:
             dataset: With an `Image` and an integer label column.
-            transform: From a PIL image to `pixel_values`, for evaluation.
-            augmentation: The same for training, random; `transform` if None.
+            transform: From a PIL image of any mode to `pixel_values`, for evaluation.
+            augmentation: Random, for training, from an image uint8 (3, H, W); `transform` if None.
             image_column: Name of the image column.
             label_column: Name of the label column.
             seed: Of the augmentation.
 
         Raises:
-            ValueError: If a column is missing, or a label is no class of the dataset.
+            ValueError: If a column is missing, `image_column` holds no images, or a label is no class of the dataset.
         """
         for argument, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in dataset.column_names:
                 raise ValueError(
                     f"{argument} {column!r} is not in the dataset; its columns are {dataset.column_names}"
                 )
+        feature = dataset.features[image_column]
+        if not isinstance(feature, Image):
+            raise ValueError(
+                f"image_column {image_column!r} holds {feature}, not images; cast the column to datasets.Image"
+            )
         self.dataset = dataset
         self.transform = transform
         self.augmentation = augmentation
@@ -65,6 +92,8 @@ class ImageDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"label_column {label_column!r} holds {self.labels.min()}, which is no class; remove such rows"
             )
+        self._feature = Image(mode=feature.mode)
+        self._encoded = dataset.select_columns(image_column).cast_column(image_column, Image(decode=False))
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
 
     @property
@@ -106,20 +135,20 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def _view(self, row: int, *key: int) -> Tensor:
         """Pixel values of an image; augmentation is seeded by (seed, epoch, *key)."""
-        image = self._image(row)
         if self.augmentation is None:
-            return self.transform(image)
+            return self.transform(self._image(row))
+        image = self._decode(row, decode_tensor)
         with seeded(hash((self.seed, self._epoch.item(), *key))):
             return self.augmentation(image)
 
-    def _image(self, index: int) -> Any:
+    def _image(self, index: int) -> PIL.Image.Image:
+        return self._decode(index, decode_pil)
+
+    def _decode(self, index: int, decode: Callable[[dict[str, Any] | None, Image], Any]) -> Any:
+        encoded = None
         try:
-            image = self.dataset[index][self.image_column]
-            image.load()
-            if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
-                return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image
+            encoded = self._encoded[index][self.image_column]
+            return decode(encoded, self._feature)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
-            raw = self.dataset.select([index]).cast_column(self.image_column, Image(decode=False))
-            path = (raw[0][self.image_column] or {}).get("path") or "embedded in the dataset"
+            path = (encoded or {}).get("path") or "embedded in the dataset"
             raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error

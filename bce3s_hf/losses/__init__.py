@@ -10,7 +10,14 @@ from bce3s_hf.losses.approximate_uniformity import (
 from bce3s_hf.losses.class_balanced import class_balanced_weights
 from bce3s_hf.losses.contrastive import bce_contrastive_loss, ce_contrastive_loss
 from bce3s_hf.losses.costs import SOFT_TARGETS
-from bce3s_hf.losses.joint import bce_joint_loss, bce_logit_loss, ce_joint_loss, ce_logit_loss, sample_classes
+from bce3s_hf.losses.joint import (
+    bce_joint_loss,
+    bce_logit_loss,
+    ce_joint_loss,
+    ce_logit_loss,
+    is_gathered,
+    sample_classes,
+)
 from bce3s_hf.losses.normalized_linear import normalized_linear
 from bce3s_hf.losses.uniformity import bce_uniformity_loss, bce_uniformity_optimum, ce_uniformity_loss
 
@@ -30,6 +37,7 @@ __all__ = [
     "ce_logit_loss",
     "ce_uniformity_loss",
     "class_balanced_weights",
+    "is_gathered",
     "normalized_linear",
     "sample_classes",
     "sampled_uniformity_loss",
@@ -57,4 +65,8 @@ def total_loss(parts: dict[str, Tensor], scales: dict[str, float]) -> Tensor:
     """
     if parts.keys() != scales.keys():
         raise ValueError(f"loss terms {sorted(parts)} do not match scales {sorted(scales)}")
-    return sum(scales[name] * term for name, term in parts.items())
+    first, *others = parts
+    total = parts[first] if scales[first] == 1 else scales[first] * parts[first]
+    for name in others:
+        total = total.add(parts[name], alpha=scales[name])
+    return total

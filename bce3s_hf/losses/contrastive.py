@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from bce3s_hf.losses.costs import bce_rows, ce_rows
-from bce3s_hf.losses.primitives import check_matrix, check_targets, unit_rows
+from bce3s_hf.losses.normalized_linear import unit_linear
+from bce3s_hf.losses.primitives import check_matrix, check_targets, compute_dtype, unit_rows
 
 
 def _cosine_logits(
@@ -22,7 +23,7 @@ def _cosine_logits(
     if seen.shape != (num_classes,) or seen.dtype != torch.bool:
         raise ValueError(f"seen must be bool (K,) = {(num_classes,)}, got {seen.dtype} of {tuple(seen.shape)}")
     filled = prototypes.detach().masked_fill(~seen[:, None], 0)  # an unset row may hold anything, NaN included
-    return unit_rows(projections) @ unit_rows(filled).T / temperature, seen
+    return unit_linear(unit_rows(filled), projections, compute_dtype(projections)).T / temperature, seen
 
 
 def bce_contrastive_loss(

@@ -68,17 +68,17 @@ class _HardBCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, taking_part: Tensor | None) -> Tensor:
-        ctx.save_for_backward(logits, targets, taking_part)
         column = targets[:, None]
-        costs = F.softplus(logits).scatter_(1, column, F.softplus(-logits.gather(1, column)))
+        own = -logits.gather(1, column)
+        ctx.save_for_backward(logits, column, own, taking_part)
+        costs = F.softplus(logits).scatter_(1, column, F.softplus(own))
         return (costs if taking_part is None else costs.mul_(taking_part)).sum(dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, taking_part = ctx.saved_tensors
-        column = targets[:, None]
-        slopes = logits.sigmoid().scatter_(1, column, -torch.sigmoid(-logits.gather(1, column)))
+        logits, column, own, taking_part = ctx.saved_tensors
+        slopes = logits.sigmoid().scatter_(1, column, -own.sigmoid())
         if taking_part is not None:
             slopes.mul_(taking_part)
         return slopes.mul_(gradient[:, None]), None, None

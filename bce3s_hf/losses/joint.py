@@ -1,11 +1,16 @@
 """Joint loss L^(sc): features against L2-normalised classifier vectors, over sampled negative classes."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from bce3s_hf.losses.costs import bce_rows, ce_rows
 from bce3s_hf.losses.normalized_linear import normalized_linear
 from bce3s_hf.losses.primitives import check_matrix, check_targets, values_can_be_read
+
+FEW_CLASSES = 256  # of which nothing is won by gathering some
 
 
 def sample_classes(
@@ -43,82 +48,13 @@ def sample_classes(
     kept = max(1, round(ratio * num_classes))
     scores = torch.rand(num_classes, generator=generator, device=targets.device) + present
     scores, classes = scores.topk(max(kept, most_present))
-    if kept < most_present:
-        classes[kept:] = torch.where(scores[kept:] >= 1, classes[kept:], num_classes)
+    classes[kept:].masked_fill_(scores[kept:] < 1, num_classes)
     return classes.sort().values
 
 
-def _kept_logits(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    classes: Tensor | None,
-    **normalisation: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Checked logits over the kept classes, the targets renumbered to their columns, and which columns are classes."""
-    check_matrix("features", features)
-    check_matrix("weight", weight, columns=features.shape[1])
-    num_classes = len(weight)
-    if bias is not None and bias.shape != (num_classes,):
-        raise ValueError(f"bias must have shape (K,) = {(num_classes,)}, got {tuple(bias.shape)}")
-    check_targets(targets, len(features), num_classes)
-    if classes is None:
-        return normalized_linear(features, weight, bias, **normalisation), targets, None
-    if classes.ndim != 1 or classes.dtype != torch.long or not len(classes):
-        raise ValueError(f"classes must be torch.long (C,), got {classes.dtype} of shape {tuple(classes.shape)}")
-    taking_part = classes < num_classes
-    if values_can_be_read(classes):
-        _check_classes(classes, taking_part, targets, num_classes)
-    rows = classes.clamp_max(num_classes - 1)
-    columns = targets[:, rows] if targets.is_floating_point() else torch.searchsorted(classes, targets)
-    kept_bias = None if bias is None else bias[rows]
-    return normalized_linear(features, weight[rows], kept_bias, **normalisation), columns, taking_part
-
-
-def _check_classes(classes: Tensor, taking_part: Tensor, targets: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless `classes` are sorted, in [0, K], distinct but for K, and hold those of the targets."""
-    in_order = (classes.diff() > 0) | ~taking_part[1:]
-    if classes[0] < 0 or classes[-1] > num_classes or not bool(in_order.all()):
-        raise ValueError(
-            f"classes must be sorted, without repeats, and lie in [0, {num_classes}); {num_classes} fills them up"
-        )
-    kept = torch.zeros(num_classes + 1, dtype=torch.bool).index_fill_(0, classes, True)[:-1]
-    if targets.is_floating_point():
-        missing = bool((targets > 0)[:, ~kept].any())
-    else:
-        missing = not bool(kept[targets].all())
-    if missing:
-        raise ValueError("classes must contain every class that has weight in targets; draw them by sample_classes")
-
-
-def bce_logit_loss(
-    logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None, soft_targets: str = "full"
-) -> Tensor:
-    """`bce_joint_loss` over all classes, where the logits are there already, shape (B, K)."""
-    check_matrix("logits", logits)
-    check_targets(targets, *logits.shape)
-    return _weighted_mean(
-        bce_rows(logits, targets, soft_targets=soft_targets), targets, class_weights, logits.shape[1]
-    )
-
-
-def ce_logit_loss(logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
-    """`ce_joint_loss` over all classes, where the logits are there already, shape (B, K)."""
-    check_matrix("logits", logits)
-    check_targets(targets, *logits.shape)
-    return _weighted_mean(ce_rows(logits, targets), targets, class_weights, logits.shape[1])
-
-
-def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None, num_classes: int) -> Tensor:
-    """Mean over the samples of a loss (B,), each times the weight of its class; of its classes, for a soft target."""
-    if class_weights is None:
-        return losses.mean()
-    if class_weights.shape != (num_classes,):
-        raise ValueError(f"class_weights must have shape (K,) = {(num_classes,)}, got {tuple(class_weights.shape)}")
-    if targets.is_floating_point():
-        return (losses * (targets * class_weights).sum(dim=1)).mean()  # no product that autocast would round
-    return (losses * class_weights[targets]).mean()
+def is_gathered(classes: Tensor | None, num_classes: int) -> bool:
+    """Whether it pays to gather the vectors of the kept classes, rather than to leave out logits of the others."""
+    return classes is not None and num_classes > FEW_CLASSES and 2 * len(classes) < num_classes
 
 
 def bce_joint_loss(
@@ -150,9 +86,8 @@ def bce_joint_loss(
     Raises:
         ValueError: Naming the argument whose shape, dtype or values are wrong.
     """
-    logits, columns, taking_part = _kept_logits(features, weight, bias, targets, classes, **normalisation)
-    losses = bce_rows(logits, columns, soft_targets=soft_targets, taking_part=taking_part)
-    return _weighted_mean(losses, targets, class_weights, len(weight))
+    cost = partial(bce_rows, soft_targets=soft_targets)
+    return _joint_loss(cost, features, weight, bias, targets, classes, class_weights, **normalisation)
 
 
 def ce_joint_loss(
@@ -169,6 +104,102 @@ def ce_joint_loss(
 
     Same arguments but `soft_targets`: with Softmax both forms are one.
     """
-    logits, columns, taking_part = _kept_logits(features, weight, bias, targets, classes, **normalisation)
-    losses = ce_rows(logits, columns, taking_part=taking_part)
-    return _weighted_mean(losses, targets, class_weights, len(weight))
+    return _joint_loss(ce_rows, features, weight, bias, targets, classes, class_weights, **normalisation)
+
+
+def bce_logit_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    classes: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    soft_targets: str = "full",
+) -> Tensor:
+    """`bce_joint_loss` where the logits of all classes are there already, shape (B, K)."""
+    return _logit_loss(partial(bce_rows, soft_targets=soft_targets), logits, targets, classes, class_weights)
+
+
+def ce_logit_loss(
+    logits: Tensor, targets: Tensor, *, classes: Tensor | None = None, class_weights: Tensor | None = None
+) -> Tensor:
+    """`ce_joint_loss` where the logits of all classes are there already, shape (B, K)."""
+    return _logit_loss(ce_rows, logits, targets, classes, class_weights)
+
+
+def _joint_loss(
+    cost: Callable[..., Tensor],
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    classes: Tensor | None,
+    class_weights: Tensor | None,
+    **normalisation: bool,
+) -> Tensor:
+    """Mean cost of the rows of logits that a classifier gives to features."""
+    check_matrix("features", features)
+    check_matrix("weight", weight, columns=features.shape[1])
+    num_classes = len(weight)
+    if bias is not None and bias.shape != (num_classes,):
+        raise ValueError(f"bias must have shape (K,) = {(num_classes,)}, got {tuple(bias.shape)}")
+    if not is_gathered(classes, num_classes):
+        logits = normalized_linear(features, weight, bias, **normalisation)
+        return _logit_loss(cost, logits, targets, classes, class_weights)
+    check_targets(targets, len(features), num_classes)
+    _check_classes(classes, targets, num_classes)
+    rows = classes.clamp_max(num_classes - 1)
+    columns = targets[:, rows] if targets.is_floating_point() else torch.searchsorted(classes, targets)
+    logits = normalized_linear(features, weight[rows], None if bias is None else bias[rows], **normalisation)
+    losses = cost(logits, columns, taking_part=classes < num_classes)
+    return _weighted_mean(losses, targets, class_weights, num_classes)
+
+
+def _logit_loss(
+    cost: Callable[..., Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    classes: Tensor | None,
+    class_weights: Tensor | None,
+) -> Tensor:
+    """Mean cost of rows of logits of all classes."""
+    check_matrix("logits", logits)
+    num_classes = logits.shape[1]
+    check_targets(targets, len(logits), num_classes)
+    taking_part = None
+    if classes is not None:
+        _check_classes(classes, targets, num_classes)
+        taking_part = _mask(classes, num_classes)
+    return _weighted_mean(cost(logits, targets, taking_part=taking_part), targets, class_weights, num_classes)
+
+
+def _mask(classes: Tensor, num_classes: int) -> Tensor:
+    """Which of all classes are among `classes`, bool (K,)."""
+    return torch.zeros(num_classes + 1, dtype=torch.bool, device=classes.device).index_fill_(0, classes, True)[:-1]
+
+
+def _check_classes(classes: Tensor, targets: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless `classes` are sorted, in [0, K], distinct but for K, and hold those of the targets."""
+    if classes.ndim != 1 or classes.dtype != torch.long or not len(classes):
+        raise ValueError(f"classes must be torch.long (C,), got {classes.dtype} of shape {tuple(classes.shape)}")
+    if not values_can_be_read(classes):
+        return
+    in_order = (classes.diff() > 0) | (classes[1:] == num_classes)
+    if classes[0] < 0 or classes[-1] > num_classes or not bool(in_order.all()):
+        raise ValueError(
+            f"classes must be sorted, without repeats, and lie in [0, {num_classes}); {num_classes} fills them up"
+        )
+    kept = _mask(classes, num_classes)
+    held = kept | (targets == 0) if targets.is_floating_point() else kept[targets]
+    if not bool(held.all()):
+        raise ValueError("classes must contain every class that has weight in targets; draw them by sample_classes")
+
+
+def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None, num_classes: int) -> Tensor:
+    """Mean over the samples of a loss (B,), each times the weight of its class; of its classes, for a soft target."""
+    if class_weights is None:
+        return losses.mean()
+    if class_weights.shape != (num_classes,):
+        raise ValueError(f"class_weights must have shape (K,) = {(num_classes,)}, got {tuple(class_weights.shape)}")
+    if targets.is_floating_point():
+        return (losses * (targets * class_weights).sum(dim=1)).mean()  # no product that autocast would round
+    return (losses * class_weights[targets]).mean()

@@ -33,13 +33,18 @@ def normalized_linear(
     dtype = compute_dtype(features)
     features = unit_rows(features) if normalize_features else features
     if normalize_classifier:
-        logits = _ScaledLinear.apply(features, weight, dtype)
+        logits = unit_linear(features, weight, dtype)
     else:
         logits = at_least_float32(F.linear(features.to(dtype), weight.to(dtype)))
     return logits if bias is None else logits + bias
 
 
-class _ScaledLinear(torch.autograd.Function):
+def unit_linear(features: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """w_j / ||w_j|| . x_i, shape (B, K), float32 at least; the product is computed in `dtype`."""
+    return _UnitLinear.apply(features, weight, dtype)
+
+
+class _UnitLinear(torch.autograd.Function):
     """x W^T with column j divided by ||w_j||.
 
     The gradient of w_j is g_j / ||w_j|| less its part along w_j, which one product and one pass over W give; autograd
@@ -50,28 +55,28 @@ class _ScaledLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         lengths = torch.linalg.vector_norm(at_least_float32(weight), dim=1)
-        scales = lengths.clamp_min(SHORTEST).reciprocal()
-        vectors = (weight * scales[:, None]).to(dtype) if is_half(dtype) else weight
+        divisors = lengths.clamp_min(SHORTEST)
+        vectors = (weight / divisors[:, None]).to(dtype) if is_half(dtype) else weight
         with torch.autocast(features.device.type, enabled=False):
             logits = at_least_float32(features.to(dtype) @ vectors.T)
         if not is_half(dtype):
-            logits = logits * scales
-        ctx.save_for_backward(features, weight, vectors, lengths, scales, logits)
+            logits = logits / divisors
+        ctx.save_for_backward(features, weight, vectors, lengths, divisors, logits)
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        features, weight, vectors, lengths, scales, logits = ctx.saved_tensors
+        features, weight, vectors, lengths, divisors, logits = ctx.saved_tensors
         needs_features, needs_weight, _ = ctx.needs_input_grad
         dtype = vectors.dtype
-        scaled = gradient * scales
+        scaled = (gradient / divisors).to(dtype)
         to_features = to_weight = None
         if needs_features:
-            to_features = ((gradient if is_half(dtype) else scaled).to(dtype) @ vectors).to(features.dtype)
+            to_features = ((gradient.to(dtype) if is_half(dtype) else scaled) @ vectors).to(features.dtype)
         if needs_weight:
-            along = (scaled * logits).sum(dim=0) * scales
-            along = torch.where(lengths >= SHORTEST, along, 0)  # shorter rows are divided by a constant
-            to_weight = at_least_float32(scaled.to(dtype).T @ features.to(dtype))
+            along = (at_least_float32(scaled) * logits).sum(dim=0) / divisors
+            along = along * (lengths >= SHORTEST)  # shorter rows are divided by a constant
+            to_weight = at_least_float32(scaled.T @ features.to(dtype))
             to_weight = to_weight.addcmul_(at_least_float32(weight), along[:, None], value=-1).to(weight.dtype)
         return to_features, to_weight, None

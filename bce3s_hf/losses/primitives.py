@@ -4,7 +4,6 @@ Losses are computed in float32 at least: a sum of K terms loses its digits in bf
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SHORTEST = 1e-5  # of a vector that is scaled to length one; shorter ones are divided by this instead
@@ -28,7 +27,8 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 def unit_rows(tensor: Tensor) -> Tensor:
     """Rows scaled to length one in float32 at least; a zero row stays zero, and rows below 1e-5 stay shorter."""
-    return F.normalize(at_least_float32(tensor), dim=1, eps=SHORTEST)
+    tensor = at_least_float32(tensor)
+    return tensor / torch.linalg.vector_norm(tensor, dim=1, keepdim=True).clamp_min(SHORTEST)
 
 
 def check_matrix(name: str, tensor: Tensor, columns: int | None = None) -> None:

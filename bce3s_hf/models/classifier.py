@@ -16,6 +16,7 @@ from bce3s_hf.losses import (
     JOINT_LOSSES,
     LOGIT_LOSSES,
     UNIFORMITY_LOSSES,
+    is_gathered,
     sampled_uniformity_loss,
     total_loss,
 )
@@ -44,7 +45,7 @@ class BCE3SOutput(ModelOutput):
         loss_contrastive: L^(ss), averaged over the batch.
         loss_uniformity: L^(cc), averaged over the classes.
         logits: s, shape (B + M, K). Sigmoid of them are per-class scores (Softmax if the joint loss is "ce"). None
-            where the joint loss ran over sampled classes: those of the others were not computed.
+            where the joint loss ran over less than half of the classes: those of the others were not computed.
         features: Backbone features x, shape (B + M, D), where asked for.
         projections: z of the images that are not mixed, shape (B, P), where there are labels and a contrastive loss.
     """
@@ -255,50 +256,53 @@ class BCE3SForImageClassification(PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_classifier):
             features = backbone_features(self.backbone, pixel_values)
         output = BCE3SOutput(features=features if output_features else None)
-        if labels is None or classes is None:
+        if labels is None or not is_gathered(classes, self.config.num_labels):
             output["logits"] = self.classifier(features)
         if labels is None:
             return output
-        count = len(pixel_values) if mixed_targets is None else len(labels)
-        if classes is None:
-            output["loss_joint"] = self._logit_loss(output["logits"][:count], labels, class_weights)
-        else:
-            output["loss_joint"] = self._sampled_joint_loss(features[:count], labels, classes, class_weights)
-        if mixed_targets is not None:
-            logits = output["logits"][count:] if classes is None else self.classifier(features[count:])
-            mixed = self._logit_loss(logits, mixed_targets, class_weights)
-            share = len(mixed_targets) / len(pixel_values) if plain_view else 1.0
-            output["loss_joint"] = torch.lerp(output["loss_joint"], mixed, share)
+        count = len(pixel_values) if mixed_targets is None else min(len(labels), len(pixel_values))
+        sizes = [count] if mixed_targets is None else [count, len(pixel_values) - count]  # of plain and mixed images
+        output["loss_joint"] = self._joint_loss(
+            features, output.logits, sizes, labels, mixed_targets, classes, class_weights, plain_view
+        )
         scales = self.loss_scales()
         if "loss_contrastive" in scales:
-            projections = self.projector(features)
-            output["projections"] = projections[:count]
-            if mixed_targets is None:
-                output["loss_contrastive"] = self._contrastive_loss(projections, labels)
-            else:
-                output["loss_contrastive"] = self._contrastive_loss(projections[count:], mixed_targets)
+            projections = self.projector(features).split(sizes)
+            output["projections"] = projections[0]
+            targets = labels if mixed_targets is None else mixed_targets
+            output["loss_contrastive"] = self._contrastive_loss(projections[-1], targets)
         if "loss_uniformity" in scales:
             output["loss_uniformity"] = self._uniformity_loss(uniformity_rows)
         output["loss"] = total_loss({name: output[name] for name in scales}, scales)
         return output
 
-    def _logit_loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-        form = self.config.joint
-        return LOGIT_LOSSES[form](logits, labels, class_weights=class_weights, **self._soft_targets(form))
-
-    def _sampled_joint_loss(
-        self, features: Tensor, labels: Tensor, classes: Tensor, class_weights: Tensor | None
+    def _joint_loss(
+        self,
+        features: Tensor,
+        logits: Tensor | None,
+        sizes: list[int],
+        labels: Tensor,
+        mixed_targets: Tensor | None,
+        classes: Tensor | None,
+        class_weights: Tensor | None,
+        plain_view: bool,
     ) -> Tensor:
-        return JOINT_LOSSES[self.config.joint](
-            features,
-            self.classifier.weight,
-            self.classifier.bias,
-            labels,
-            classes=classes,
-            class_weights=class_weights,
-            **self._soft_targets(self.config.joint),
-            **self.classifier.normalisation,
-        )
+        """Of plain images over the kept classes, of mixed ones over all; from the logits of all classes, if there."""
+        form = self.config.joint
+        settings = {"class_weights": class_weights, **self._soft_targets(form)}
+        if logits is None:
+            plain, *mixed = features.split(sizes)
+            layer = self.classifier
+            kept = {"classes": classes, **layer.normalisation}
+            joint = JOINT_LOSSES[form](plain, layer.weight, layer.bias, labels, **kept, **settings)
+            mixed = [layer(part) for part in mixed]
+        else:
+            plain, *mixed = logits.split(sizes)
+            joint = LOGIT_LOSSES[form](plain, labels, classes=classes, **settings)
+        if mixed_targets is None:
+            return joint
+        of_mixed = LOGIT_LOSSES[form](mixed[0], mixed_targets, **settings)
+        return torch.lerp(joint, of_mixed, sizes[1] / sum(sizes) if plain_view else 1.0)
 
     def _contrastive_loss(self, projections: Tensor, labels: Tensor) -> Tensor:
         return CONTRASTIVE_LOSSES[self.config.contrastive](

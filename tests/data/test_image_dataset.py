@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from bce3s_hf.data import ImageDataset, eval_transform, train_transform
+from bce3s_hf.data import ImageDataset, collate_images, eval_pixels, eval_transform, normalize, train_transform
 from bce3s_hf.data.samplers import Draw
 
 CONFIG = {
@@ -66,6 +66,14 @@ def test_item(source):
     assert dataset.class_names == ["cat", "dog"]
 
 
+def test_augmentation_starts_from_colours_and_evaluation_from_what_is_stored():
+    source = images_of(PILImage.new("L", (5, 4), 100))
+    augmented = make(source, augmentation=lambda image: image)[0]["pixel_values"]
+    assert torch.equal(augmented, torch.full((3, 4, 5), 100, dtype=torch.uint8))
+    stored = ImageDataset(source, lambda image: image)[0]["pixel_values"]
+    assert (stored.mode, stored.size) == ("L", (5, 4))
+
+
 def test_columns_by_other_names():
     features = Features({"img": Image(), "fine": Value("int64")})
     source = Dataset.from_dict({"img": [NOISE], "fine": [4]}, features=features)
@@ -80,6 +88,24 @@ def test_missing_column_is_refused(source, argument):
         ValueError, match=rf"{argument} 'img' is not in the dataset; its columns are \['image', 'label'"
     ):
         ImageDataset(source, TRANSFORM, **{argument: "img"})
+
+
+def test_column_without_images_is_refused(source):
+    with pytest.raises(ValueError, match=r"image_column 'label' holds ClassLabel.*, not images; cast the column to"):
+        ImageDataset(source, TRANSFORM, image_column="label")
+
+
+def test_column_that_is_not_to_be_decoded_is_decoded(source):
+    encoded_column = source.cast_column("image", Image(decode=False))
+    assert torch.equal(make(encoded_column)[3]["pixel_values"], make(source)[3]["pixel_values"])
+
+
+def test_column_of_another_mode_is_used_in_it():
+    source = images_of({"bytes": encoded(PILImage.fromarray(NOISE), "JPEG"), "path": None})
+    grey = source.cast_column("image", Image(mode="L"))
+    red, green, _ = make(grey, augmentation=lambda image: image)[0]["pixel_values"]
+    assert torch.equal(red, green)
+    assert ImageDataset(grey, lambda image: image)[0]["pixel_values"].mode == "L"
 
 
 def test_label_that_is_no_class_is_refused():
@@ -118,6 +144,22 @@ def test_worker_processes_see_what_the_main_process_sees(source):
         assert torch.cat([batch["labels"] for batch in batches]).tolist() == [0, 1] * 6
 
 
+@pytest.mark.parametrize("color_jitter", [0.0, 0.4])
+def test_items_are_collated_and_batches_are_kept(source, color_jitter):
+    dataset = make(source, augmentation=train_transform(CONFIG, "random_resized_crop", color_jitter=color_jitter))
+    draws = [Draw(row, row, 11 - row) for row in range(3)]
+    batch = next(iter(DataLoader(dataset, sampler=draws, batch_size=3, collate_fn=collate_images)))
+    items = [dataset[draw] for draw in draws]
+    assert batch.keys() == items[0].keys()
+    for name in ("pixel_values", "partner_pixel_values"):
+        assert torch.equal(batch[name], torch.stack([item[name] for item in items]))
+        side_by_side = items[0][name].stride(0) == 1
+        assert batch[name].is_contiguous(memory_format=torch.channels_last) == side_by_side == (color_jitter == 0)
+    assert (batch["labels"].tolist(), batch["partner_labels"].tolist()) == ([0, 1, 0], [1, 0, 1])
+    assert (batch["pixel_values"].dtype, batch["labels"].dtype) == (torch.uint8, torch.int64)
+    assert collate_images(batch) is batch
+
+
 def generator_states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
@@ -154,17 +196,20 @@ def test_item_of_a_draw(source):
     assert (type(pair["labels"]), pair["labels"]) == (int, 1)
     assert (type(pair["partner_labels"]), pair["partner_labels"]) == (int, 0)
     shapes = [(view.shape, view.dtype) for view in (pair["pixel_values"], pair["partner_pixel_values"])]
-    assert shapes == [((3, 16, 16), torch.float32)] * 2
+    assert shapes == [((3, 16, 16), torch.uint8)] * 2
 
 
 def test_draw_shows_the_images_of_row_and_partner():
     reds = images_of(*[np.full((16, 16, 3), 20 * row, dtype=np.uint8) for row in range(6)])
     augmentation = train_transform(CONFIG, "random_resized_crop", color_jitter=0.0)
-    for dataset in (make(reds, augmentation=augmentation), make(reds, augmentation=None)):
+    plain = ImageDataset(reds, eval_pixels(CONFIG))
+    for dataset in (make(reds, augmentation=augmentation), plain):
         item = dataset[Draw(1, 4, 5)]
         for row, name in ((1, "pixel_values"), (5, "partner_pixel_values")):
-            expected = ((20 * row / 255 - torch.tensor(CONFIG["mean"])) / torch.tensor(CONFIG["std"])).view(3, 1, 1)
-            torch.testing.assert_close(item[name], expected.expand(3, 16, 16), atol=1e-5, rtol=0)
+            assert torch.equal(item[name], torch.full((3, 16, 16), 20 * row, dtype=torch.uint8))
+    item = make(reds, augmentation=None)[Draw(1, 4, 5)]
+    for name in ("pixel_values", "partner_pixel_values"):
+        assert torch.equal(item[name], normalize(plain[Draw(1, 4, 5)][name], CONFIG))
 
 
 def test_image_drawn_twice_is_augmented_in_two_ways(source):
@@ -251,7 +296,7 @@ def test_held_out_part_is_not_augmented(source):
     assert sorted(train.labels) == sorted(validation.labels) == [0] * 3 + [1] * 3
     plain = make(source, augmentation=None)[0]["pixel_values"]
     assert all(torch.equal(validation[row]["pixel_values"], plain) for row in range(6))
-    assert not any(torch.equal(train[row]["pixel_values"], plain) for row in range(6))
+    assert not any(torch.equal(normalize(train[row]["pixel_values"], CONFIG), plain) for row in range(6))
 
 
 def test_hold_out_keeps_settings_and_all_images():
@@ -272,64 +317,44 @@ def spoiled(kind, form):
     return {"corrupt": b"no image", "empty": b"", "truncated": content[: len(content) // 2]}[kind]
 
 
+both_ways = pytest.mark.parametrize("augmentation", [AUGMENTATION, None], ids=["augmented", "evaluated"])
+
+
+@both_ways
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 @pytest.mark.parametrize("kind", ["corrupt", "empty", "truncated"])
-def test_unreadable_file_is_named(tmp_path, kind, form):
+def test_unreadable_file_is_named(tmp_path, kind, form, augmentation):
     path = tmp_path / f"bad.{form.lower()}"
     path.write_bytes(spoiled(kind, form))
-    dataset = make(images_of(NOISE, str(path)))
+    dataset = make(images_of(NOISE, str(path)), augmentation=augmentation)
     assert dataset[0]["pixel_values"].shape == (3, 16, 16)
     with pytest.raises(ValueError, match=rf"image 1 \({path}\) cannot be read: .*Replace or remove it"):
         dataset[1]
 
 
-def test_missing_file_is_named(tmp_path):
-    dataset = make(images_of(str(tmp_path / "gone.png")))
+@both_ways
+def test_missing_file_is_named(tmp_path, augmentation):
+    dataset = make(images_of(str(tmp_path / "gone.png")), augmentation=augmentation)
     with pytest.raises(ValueError, match=r"image 0 \(.*gone\.png\) cannot be read"):
         dataset[0]
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("path", "shown"), [(None, "embedded in the dataset"), ("cats/7.png", "cats/7.png")], ids=["no path", "path"]
 )
-def test_unreadable_embedded_image_is_named(path, shown):
-    dataset = make(images_of(NOISE, {"bytes": spoiled("truncated", "PNG"), "path": path}))
+def test_unreadable_embedded_image_is_named(path, shown, augmentation):
+    image = {"bytes": spoiled("truncated", "PNG"), "path": path}
+    dataset = make(images_of(NOISE, image), augmentation=augmentation)
     with pytest.raises(ValueError, match=rf"image 1 \({shown}\) cannot be read: .*truncated"):
         dataset[1]
 
 
+@both_ways
 @pytest.mark.parametrize("index", [1, Draw(1, 0, None), Draw(0, 0, 1)])
-def test_missing_image_is_named(index):
-    with pytest.raises(ValueError, match="image 1 .* cannot be read"):
-        make(images_of(NOISE, None))[index]
-
-
-@pytest.mark.parametrize(
-    ("mode", "form", "colour", "expected"),
-    [
-        ("RGBA", "PNG", (200, 100, 50, 128), (200, 100, 50)),
-        ("LA", "PNG", (100, 30), (100, 100, 100)),
-        ("L", "PNG", 100, (100, 100, 100)),
-        ("1", "PNG", 1, (255, 255, 255)),
-        ("CMYK", "TIFF", (0, 51, 102, 0), (255, 204, 153)),
-        ("I;16", "PNG", 100 * 257, (100, 100, 100)),
-    ],
-)
-def test_every_mode_becomes_colour(mode, form, colour, expected):
-    image = {"bytes": encoded(PILImage.new(mode, (16, 16), colour), form), "path": None}
-    dataset = make(images_of(image), augmentation=None)
-    assert dataset._image(0).mode == ("L" if mode == "I;16" else mode)
-    pixels = dataset[0]["pixel_values"] * torch.tensor(CONFIG["std"]).view(3, 1, 1)
-    pixels = 255 * (pixels + torch.tensor(CONFIG["mean"]).view(3, 1, 1))
-    torch.testing.assert_close(pixels.mean((1, 2)), torch.tensor(expected, dtype=torch.float32), atol=0.1, rtol=0)
-
-
-def test_palette_becomes_colour():
-    palette = PILImage.new("RGB", (16, 16), (200, 100, 50)).convert("P", palette=PILImage.Palette.ADAPTIVE)
-    plain, indexed = (
-        make(images_of({"bytes": encoded(image, "PNG"), "path": None}), augmentation=None)
-        for image in (palette.convert("RGB"), palette)
-    )
-    assert indexed._image(0).mode == "P"
-    assert torch.equal(indexed[0]["pixel_values"], plain[0]["pixel_values"])
+def test_missing_image_is_named(index, augmentation):
+    with pytest.raises(
+        ValueError, match=r"image 1 \(embedded in the dataset\) cannot be read: the row holds no image"
+    ):
+        make(images_of(NOISE, None), augmentation=augmentation)[index]

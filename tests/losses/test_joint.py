@@ -9,7 +9,14 @@ import pytest
 import torch
 from reference import assert_matches, joint, sigmoid, softplus, value_and_gradients
 
-from bce3s_hf.losses import JOINT_LOSSES, bce_joint_loss, ce_joint_loss, normalized_linear, sample_classes
+from bce3s_hf.losses import (
+    JOINT_LOSSES,
+    bce_joint_loss,
+    ce_joint_loss,
+    is_gathered,
+    normalized_linear,
+    sample_classes,
+)
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
@@ -412,6 +419,31 @@ def test_sample_is_the_batch_alone_where_that_exceeds_the_ratio(soft):
     targets = torch.eye(5)[LABELS] if soft else LABELS
     filled_up = [5, 5] if soft else [5]  # to K, or to B
     assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3, *filled_up]
+
+
+@every_form
+@hard_and_soft
+@pytest.mark.parametrize("classes", [KEPT, torch.tensor([*KEPT.tolist(), 5, 5])], ids=["kept", "filled up"])
+def test_gathered_classes_match_reference(form, soft, classes, monkeypatch):
+    monkeypatch.setattr("bce3s_hf.losses.joint.is_gathered", lambda *args: True)
+    targets, class_weights = draw_targets(soft), WEIGHTS.double()
+    assert_matches(
+        lambda *tensors: LOSSES[form](*tensors, targets, classes=classes, class_weights=class_weights),
+        lambda *lists: joint(form, *lists, targets.tolist(), KEPT.tolist(), WEIGHTS.tolist()),
+        *draw(),
+    )
+    features, weight, _ = draw()
+    without_bias = LOSSES[form](features, weight, None, targets, classes=classes)
+    with_zeros = LOSSES[form](features, weight, torch.zeros(5).double(), targets, classes=classes)
+    torch.testing.assert_close(without_bias, with_zeros)
+
+
+@pytest.mark.parametrize(
+    ("kept", "num_classes", "gathered"), [(40, 100, False), (400, 1000, True), (500, 1000, False), (3257, 8142, True)]
+)
+def test_vectors_are_gathered_where_that_pays(kept, num_classes, gathered):
+    assert is_gathered(torch.arange(kept), num_classes) == gathered
+    assert not is_gathered(None, num_classes)
 
 
 @every_form

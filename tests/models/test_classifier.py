@@ -23,7 +23,7 @@ from bce3s_hf.losses import (
     sampled_uniformity_loss,
     second_moment_uniformity_loss,
 )
-from bce3s_hf.models import BCE3SForImageClassification, BCE3SOutput
+from bce3s_hf.models import BCE3SForImageClassification, BCE3SOutput, classifier
 
 JOINT = {"bce": bce_joint_loss, "ce": ce_joint_loss}
 CONTRASTIVE = {"bce": bce_contrastive_loss, "ce": ce_contrastive_loss}
@@ -215,7 +215,21 @@ def test_sampled_classes_change_the_joint_loss_only():
     every, sampled = run(model, LABELS), run(model, LABELS, classes=CLASSES)
     assert sampled.loss_joint < every.loss_joint
     torch.testing.assert_close(sampled.loss - sampled.loss_joint, every.loss - every.loss_joint)
-    assert sampled.logits is None and every.logits.shape == (6, 5)
+    torch.testing.assert_close(sampled.logits, every.logits)
+
+
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+def test_few_of_many_classes_are_gathered_for_the_same_losses(joint, monkeypatch):
+    model = build(joint=joint, num_labels=600).eval()
+    classes, targets = torch.arange(0, 600, 3), torch.rand(12, 600)
+    mixed, labels = mixed_images(model, 12)[0], 3 * LABELS
+    pixels = torch.cat([images(model), mixed])
+    found = model(pixels, labels=labels, mixed_targets=targets, classes=classes)
+    monkeypatch.setattr(classifier, "is_gathered", lambda *args: False)
+    expected = model(pixels, labels=labels, mixed_targets=targets, classes=classes)
+    assert found.logits is None and expected.logits.shape == (18, 600)
+    for name in ("loss", "loss_joint", "loss_contrastive"):
+        torch.testing.assert_close(found[name], expected[name])
 
 
 @pytest.mark.parametrize("joint", ["bce", "ce"])
@@ -484,7 +498,7 @@ def test_training_of_the_whole_model_sets_its_backbone_in_training_mode():
 def test_classifier_alone_has_only_the_joint_loss(settings):
     whole, model = build(**settings).eval(), frozen(**settings)
     output = run(model.train(), LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
-    assert set(output) == {"loss", "loss_joint"}
+    assert set(output) == {"loss", "loss_joint", "logits"}
     expected = run(whole, LABELS, classes=CLASSES, class_weights=CLASS_WEIGHTS)
     torch.testing.assert_close(output.loss_joint, expected.loss_joint)
     assert torch.equal(output.loss, output.loss_joint)

@@ -1,0 +1,93 @@
+"""Section `photographs`: images a second and core from JPEG files, against timm's loader with the same transform."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from PIL import Image
+from timm.data import create_loader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bce3s_hf.benchmark.arguments import BenchmarkArguments
+from bce3s_hf.benchmark.rows import Row, ratio
+from bce3s_hf.benchmark.throughput import images_a_second
+from bce3s_hf.data import ImageDataset, collate_images, eval_transform, normalize, train_transform
+from bce3s_hf.data.sources import IMAGE, LABEL
+from bce3s_hf.prediction import find_images
+
+SECTION = "photographs"
+SIDE = {"full": 224, "small": 32}
+BATCH = 16
+JITTERS = (0.0, 0.4)
+OURS, TIMM = "ours", "timm's create_loader"
+MOMENTS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+class Files(Dataset):
+    """Image files as timm's datasets read them: by PIL, with a transform that `create_loader` sets."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        self.transform: Callable[[Image.Image], Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        with Image.open(self.files[row]) as image:
+            return self.transform(image.convert("RGB")), 0
+
+
+def photographs_rows(args: BenchmarkArguments) -> Iterator[Row]:
+    """Random resized crop and flip, without and with colour jitter; in this process, so on one core."""
+    files, side = whole_batches(find_images([args.images])), SIDE[args.sizes]
+    for jitter in JITTERS:
+        speeds = images_a_second(epochs(files, side, jitter, args.torch_device), len(files), args)
+        case = f"{len(files)} files to {side} px, colour jitter {jitter:g}"
+        yield ratio(SECTION, case, speeds, OURS, TIMM, unit="images/s", target=">= 1.5")
+
+
+def whole_batches(files: list[Path]) -> list[Path]:
+    """The first files again until they fill the last batch: timm's loader drops one that is not full."""
+    return list(islice(cycle(files), BATCH * math.ceil(len(files) / BATCH)))
+
+
+def epochs(
+    files: list[Path], side: int, jitter: float, device: torch.device
+) -> dict[str, Callable[[], Iterator[Tensor]]]:
+    """Ways to bring all images, augmented and normalised, to the device, in batches."""
+    config = {"input_size": [3, side, side], "interpolation": "bicubic", **MOMENTS}
+    features = datasets.Features({IMAGE: datasets.Image(), LABEL: datasets.ClassLabel(names=["none"])})
+    columns = {IMAGE: [str(file) for file in files], LABEL: [0] * len(files)}
+    dataset = ImageDataset(
+        datasets.Dataset.from_dict(columns, features=features),
+        eval_transform(config),
+        augmentation=train_transform(config, "random_resized_crop", color_jitter=jitter),
+    )
+    pinned = device.type == "cuda"
+    loader = DataLoader(dataset, BATCH, shuffle=True, collate_fn=collate_images, pin_memory=pinned)
+    timm_loader = create_loader(
+        Files(files),
+        **{**config, "interpolation": "random"},
+        batch_size=BATCH,
+        is_training=True,
+        color_jitter=jitter,
+        num_workers=0,
+        persistent_workers=False,
+        device=device,
+    )
+
+    def ours() -> Iterator[Tensor]:
+        for batch in loader:
+            yield normalize(batch["pixel_values"].to(device, non_blocking=True), config)
+
+    def timms() -> Iterator[Tensor]:
+        for images, _ in timm_loader:
+            yield images
+
+    return {OURS: ours, TIMM: timms}

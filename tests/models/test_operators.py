@@ -1,0 +1,62 @@
+"""Operators that a step of the loss head launches, and that none of them makes the host wait."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bce3s_hf import BCE3SForImageClassification
+from bce3s_hf.losses import exact_uniformity, primitives, sample_classes
+from bce3s_hf.models import classifier
+
+WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select", "aten::equal"}
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators launched, those inside of the exact uniformity loss too."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.name().partition(".")[0])
+        if operator is exact_uniformity._OPERATOR._opoverload:
+            with self:
+                return exact_uniformity.value_and_gradient(*args)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operators_of_a_step(monkeypatch):
+    """Loss and gradients of features [3 B, D] in three views, drawing of classes, update of the bank."""
+    monkeypatch.setattr(classifier, "backbone_features", lambda backbone, images: images)
+
+    def count(num_classes, batch, on_accelerator=True, **settings):
+        if on_accelerator:  # where no value is looked at
+            for module in (primitives, "bce3s_hf.losses.joint", "bce3s_hf.losses.approximate_uniformity"):
+                monkeypatch.setattr(f"{getattr(module, '__name__', module)}.values_can_be_read", lambda tensor: False)
+        model = BCE3SForImageClassification.from_timm("test_resnet", image_size=32, num_labels=num_classes, **settings)
+        features = torch.randn(3 * batch, model.backbone.num_features, requires_grad=True)
+        labels, targets = torch.randint(num_classes, (batch,)), torch.rand(2 * batch, num_classes)
+        with Operators() as operators:
+            classes = sample_classes(labels, num_classes, 0.4)
+            output = model(features, labels=labels, mixed_targets=targets, classes=classes)
+            output.loss.backward()
+            model.update_bank(output.projections.detach(), labels)
+        return operators.names
+
+    return count
+
+
+@pytest.mark.parametrize("num_classes", [10, 100, 1000])
+def test_step_of_the_loss_head_takes_at_most_260_operators_at_any_batch_size(operators_of_a_step, num_classes):
+    counts = {len(operators_of_a_step(num_classes, batch)) for batch in (1, 8, 64, 256)}
+    assert len(counts) == 1 and max(counts) <= 260, counts
+    checking = {len(operators_of_a_step(num_classes, batch, on_accelerator=False)) for batch in (8, 64, 256)}
+    assert len(checking) == 1 and max(checking) <= 300, checking  # on the CPU values are looked at as well
+
+
+def test_no_operator_waits_for_an_accelerator(operators_of_a_step):
+    assert WAITING & set(operators_of_a_step(100, 64, on_accelerator=False))  # on the CPU values are checked
+    for form in ("bce", "bce_second_moment"):
+        assert not WAITING & set(operators_of_a_step(100, 64, uniformity=form))
