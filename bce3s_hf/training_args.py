@@ -165,6 +165,8 @@ class BCE3STrainingArguments(TrainingArguments):
             self.optim_args = None  # the default, for SGD
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory
+        self.dataloader_persistent_workers |= self.dataloader_num_workers > 0
 
     def _check_mixing(self) -> None:
         for name in ("mixup_alpha", "cutmix_alpha"):

@@ -46,6 +46,7 @@ def train(name, folder, batch, processes):
         save_steps=14,
         disable_tqdm=True,
         use_cpu=True,
+        bf16=False,
         **RUNS[name],
     )
     assert args.world_size == processes, f"{args.world_size} processes, {processes} expected"

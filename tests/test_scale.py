@@ -309,6 +309,18 @@ class TestTrainerOptions:
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
         assert not torch._dynamo.utils.counters["graph_break"]
 
+    @pytest.mark.parametrize("mixes", [0, 1])
+    def test_short_last_batch_is_the_only_reason_to_compile_again(self, make_trainer, few_splits, mixes, monkeypatch):
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # transformers sets it; undone after the test
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        settings = {"torch_compile": True, "torch_compile_backend": "eager", "image_size": 8, "num_train_epochs": 2}
+        trainer = make_trainer(splits=few_splits, mixup_alpha=mixes, cutmix_alpha=mixes, **settings)
+        trainer.train()
+        assert trainer.state.global_step == 14  # of 32 images, and each seventh of 9
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+        assert not torch._dynamo.utils.counters["graph_break"]
+
 
 def values(log, term):
     """The term's values; grad_norm's only if there: transformers 5.0 logs it with clipping alone."""

@@ -1,4 +1,4 @@
-"""Section `photographs`: images a second and core from JPEG files, against timm's loader with the same transform."""
+"""Section `photographs`: images a second from JPEG files by one worker, against timm's loader, same transform."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,7 +22,8 @@ from bce3s_hf.prediction import find_images
 
 SECTION = "photographs"
 SIDE = {"full": 224, "small": 32}
-BATCH = 16
+BATCH = {"full": 64, "small": 16}
+AT_LEAST = {"full": 512, "small": 16}  # images an epoch; files are read again
 JITTERS = (0.0, 0.4)
 OURS, TIMM = "ours", "timm's create_loader"
 MOMENTS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -44,21 +45,22 @@ class Files(Dataset):
 
 
 def photographs_rows(args: BenchmarkArguments) -> Iterator[Row]:
-    """Random resized crop and flip, without and with colour jitter; in this process, so on one core."""
-    files, side = whole_batches(find_images([args.images])), SIDE[args.sizes]
+    """Random resized crop and flip, without and with colour jitter; normalised on the device, here."""
+    found, side, batch_size = find_images([args.images]), SIDE[args.sizes], BATCH[args.sizes]
+    files = whole_batches(found, batch_size, AT_LEAST[args.sizes])
     for jitter in JITTERS:
-        speeds = images_a_second(epochs(files, side, jitter, args.torch_device), len(files), args)
-        case = f"{len(files)} files to {side} px, colour jitter {jitter:g}"
+        speeds = images_a_second(epochs(files, batch_size, side, jitter, args.torch_device), len(files), args)
+        case = f"{len(found)} files to {side} px, colour jitter {jitter:g}"
         yield ratio(SECTION, case, speeds, OURS, TIMM, unit="images/s", target=">= 1.5")
 
 
-def whole_batches(files: list[Path]) -> list[Path]:
-    """The first files again until they fill the last batch: timm's loader drops one that is not full."""
-    return list(islice(cycle(files), BATCH * math.ceil(len(files) / BATCH)))
+def whole_batches(files: list[Path], batch_size: int, at_least: int) -> list[Path]:
+    """The files again and again until they fill the last batch: timm's loader drops one that is not full."""
+    return list(islice(cycle(files), batch_size * math.ceil(max(len(files), at_least) / batch_size)))
 
 
 def epochs(
-    files: list[Path], side: int, jitter: float, device: torch.device
+    files: list[Path], batch_size: int, side: int, jitter: float, device: torch.device
 ) -> dict[str, Callable[[], Iterator[Tensor]]]:
     """Ways to bring all images, augmented and normalised, to the device, in batches."""
     config = {"input_size": [3, side, side], "interpolation": "bicubic", **MOMENTS}
@@ -69,17 +71,17 @@ def epochs(
         eval_transform(config),
         augmentation=train_transform(config, "random_resized_crop", color_jitter=jitter),
     )
+    workers = {"num_workers": 1, "persistent_workers": True}
     pinned = device.type == "cuda"
-    loader = DataLoader(dataset, BATCH, shuffle=True, collate_fn=collate_images, pin_memory=pinned)
+    loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate_images, pin_memory=pinned, **workers)
     timm_loader = create_loader(
         Files(files),
         **{**config, "interpolation": "random"},
-        batch_size=BATCH,
+        batch_size=batch_size,
         is_training=True,
         color_jitter=jitter,
-        num_workers=0,
-        persistent_workers=False,
         device=device,
+        **workers,
     )
 
     def ours() -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from bce3s_hf.benchmark.training_steps import (
 SECTION = "step"
 SMALL = [("resnet20_cifar", 4, 16, 10)]  # backbone, B, side of the images in pixels, K
 FULL = {
-    "cpu": [("resnet32_cifar", 64, 32, 100), ("resnet50", 8, 96, 1000)],
+    "cpu": [("resnet32_cifar", 64, 32, 100), ("resnet50", 8, 224, 1000)],
     "cuda": [("resnet32_cifar", 64, 32, 100), ("resnet50", 64, 224, 1000)],
 }
 

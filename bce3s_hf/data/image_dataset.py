@@ -125,7 +125,8 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int | Draw) -> dict[str, Tensor | int]:
         if not isinstance(index, Draw):
-            return {"pixel_values": self._view(index, index), "labels": int(self.labels[index])}
+            label = int(self.labels[index])  # IndexError ends a loop over the dataset
+            return {"pixel_values": self._view(index, index), "labels": label}
         row, position, partner = index
         item = {"pixel_values": self._view(row, position, 0), "labels": int(self.labels[row])}
         if partner is not None:

@@ -90,6 +90,7 @@ class InMemoryImageDataset(ImageDataset):
         part = copy.copy(self)
         ImageDataset.__init__(part, self.dataset.select(train), self.transform, **settings)
         part.images = self.images[train]
+        part._encoded = self._encoded.select(train)
         return part, InMemoryImageDataset(self.dataset.select(validation), self.transform, **settings)
 
     def __getitem__(self, index: int | Draw) -> dict[str, Tensor | int]:

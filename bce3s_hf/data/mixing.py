@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.data.mixup import cutmix_bbox_and_lam
 from torch import Tensor
 
@@ -66,13 +65,19 @@ def mixed_views(
         raise ValueError(f"mixup_alpha and cutmix_alpha are {mixup_alpha} and {cutmix_alpha}; give one above 0")
     rng = np.random.default_rng(seed)
     views, targets = [], []
-    first, second = F.one_hot(labels, num_classes).float(), F.one_hot(partner_labels, num_classes).float()
     if mixup_alpha:
         lam = rng.beta(mixup_alpha, mixup_alpha)
         views.append(mixup(images, partners, lam))
-        targets.append(torch.lerp(second, first, lam))
+        targets.append(_mixed_targets(labels, partner_labels, num_classes, lam))
     if cutmix_alpha:
         view, lam = cutmix(images, partners, rng.beta(cutmix_alpha, cutmix_alpha), int(rng.integers(2**32)))
         views.append(view)
-        targets.append(torch.lerp(second, first, lam))
+        targets.append(_mixed_targets(labels, partner_labels, num_classes, lam))
     return torch.cat(views), torch.cat(targets)
+
+
+def _mixed_targets(labels: Tensor, partner_labels: Tensor, num_classes: int, lam: float) -> Tensor:
+    """lam of each label and 1 - lam of its partner's, float32 (B, K)."""
+    targets = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], lam)
+    rest = torch.full((len(labels), 1), 1 - lam, device=labels.device)
+    return targets.scatter_add_(1, partner_labels[:, None], rest)

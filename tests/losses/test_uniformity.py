@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from reference import assert_matches, softplus, uniformity, value_and_gradients
 
-from bce3s_hf.losses import UNIFORMITY_LOSSES, bce_uniformity_loss, bce_uniformity_optimum
-from bce3s_hf.losses import exact_uniformity
+from bce3s_hf.losses import UNIFORMITY_LOSSES, bce_uniformity_loss, bce_uniformity_optimum, exact_uniformity
 from bce3s_hf.losses.exact_uniformity import BLOCK
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -1,5 +1,7 @@
 """Operators that a step of the loss head launches, and that none of them makes the host wait."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,3 +62,50 @@ def test_no_operator_waits_for_an_accelerator(operators_of_a_step):
     assert WAITING & set(operators_of_a_step(100, 64, on_accelerator=False))  # on the CPU values are checked
     for form in ("bce", "bce_second_moment"):
         assert not WAITING & set(operators_of_a_step(100, 64, uniformity=form))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "uniformity"), [(10, "bce"), (600, "bce_second_moment"), (600, "bce_sampled"), (10, "ce")]
+)
+def test_forward_compiles_to_one_graph_with_the_same_gradients(num_classes, uniformity):
+    torch.manual_seed(0)
+    model = BCE3SForImageClassification.from_timm(
+        "test_vit", image_size=32, num_labels=num_classes, uniformity=uniformity
+    )
+    labels = torch.arange(4)
+    inputs = {"pixel_values": torch.randn(12, 3, 32, 32), "labels": labels, "mixed_targets": torch.rand(8, num_classes)}
+    inputs["classes"] = sample_classes(labels, num_classes, 0.4)
+    inputs["uniformity_rows"] = torch.tensor([3, 0]) if uniformity == "bce_sampled" else None
+    found = {}
+    for name, function in (("eager", model), ("graph", torch.compile(model, backend="aot_eager", fullgraph=True))):
+        model.zero_grad()
+        loss = function(**inputs).loss
+        loss.backward()
+        found[name] = [loss.detach(), *(parameter.grad for parameter in model.parameters())]
+    for eager, graph in zip(*found.values(), strict=True):
+        torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mixup_alpha": 1, "cutmix_alpha": 1, "augmentation": "cifar_autoaugment"},
+        {"uniformity": "bce_sampled", "uniformity_rows": 4},
+        {"ema_decay": 0.9, "negative_ratio": 1},
+        {"joint": "ce", "contrastive": "ce", "uniformity": "ce"},
+        {"class_balanced_beta": 0.9, "bf16": True},
+    ],
+    ids=str,
+)
+def test_no_step_of_the_trainer_waits_for_an_accelerator(make_trainer, monkeypatch, settings):
+    for module in ("primitives", "joint", "approximate_uniformity"):
+        monkeypatch.setattr(f"bce3s_hf.losses.{module}.values_can_be_read", lambda tensor: False)
+    waits = []
+    for steps in (2, 7):
+        trainer = make_trainer(max_steps=steps, logging_strategy="no", image_size=8, **settings)
+        trainer.train_dataset._epoch = Mock(item=lambda: 0)  # a tensor that never leaves the host
+        with Operators() as operators:
+            trainer.train()
+        waits.append([name for name in operators.names if name in WAITING])
+    assert waits[0] == waits[1]
