@@ -18,6 +18,8 @@ from sklearn.datasets import load_digits
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, predict_images
 from bce3s_hf.ablation import ablation_table, read_plan
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments, parse_settings
+from bce3s_hf.benchmark import TABLE_HEAD, BenchmarkArguments, Row, table_line
+from bce3s_hf.benchmark.rows import Quartiles
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.hub import PushArguments
 from bce3s_hf.metrics import results_table
@@ -41,6 +43,7 @@ SETTINGS = {
     "recipes/evaluate.py": (CheckpointArguments, EvaluationArguments, DataArguments),
 }
 WITHOUT_CONFIG = {
+    "recipes/benchmark.py": (BenchmarkArguments,),
     "recipes/export.py": (CheckpointArguments, PublishArguments),
     "recipes/push.py": (PushArguments,),
 }
@@ -165,12 +168,28 @@ def test_figures_of_the_bias_are_those_of_the_records():
     assert f"accuracy after it {accuracy[0]} and {accuracy[1]}" in text
 
 
-@pytest.mark.parametrize("name", ["ablation", "mixing"])
+@pytest.mark.parametrize("name", ["ablation", "mixing", "precision"])
 def test_ablation_tables_are_those_of_the_records(name):
     content = record(f"digits_lt/{name}.json")
     assert ablation_table(content["rows"]) in README
-    plan = read_plan(ROOT / "recipes" / f"ablate_digits{'' if name == 'ablation' else '_mixing'}.yaml")
+    plan = read_plan(ROOT / "recipes" / f"ablate_digits{'' if name == 'ablation' else f'_{name}'}.yaml")
     assert [row["settings"] for row in content["rows"]] == plan.rows and content["settings"] == plan.settings
+
+
+def test_speed_tables_are_those_of_the_record():
+    rows = []
+    for entry in record("speed/cpu.json")["rows"]:
+        found = Quartiles(entry["quartiles"][0], entry["median"], entry["quartiles"][1])
+        ratios = entry["ratio_quartiles"] and Quartiles(
+            entry["ratio_quartiles"][0], entry["ratio"], entry["ratio_quartiles"][1]
+        )
+        names = ("section", "case", "name", "unit", "rounds", "reference", "target")
+        rows.append(Row(value=found, ratio=ratios, **{name: entry[name] for name in names}))
+        assert rows[-1].met == entry["met"]
+    table = [TABLE_HEAD, *map(table_line, rows)]
+    assert (ROOT / "model_cards/speed/cpu.md").read_text() == "\n".join(table) + "\n"
+    with_targets = [TABLE_HEAD, *(table_line(row) for row in rows if row.target)]
+    assert "\n".join(with_targets) in README
 
 
 def test_figures_of_the_defaults_are_the_code_s():

@@ -13,7 +13,11 @@ from bce3s_hf.benchmark.arguments import BenchmarkArguments
 from bce3s_hf.benchmark.rows import Row, figure
 
 SECTION = "startup"
-IMPORTS = ("import transformers, timm", "from transformers import Trainer", "import bce3s_hf")  # the first loads little
+IMPORTS = (
+    "import transformers, timm",
+    "from transformers import Trainer",
+    "import bce3s_hf",
+)  # the first loads little
 
 
 def startup_rows(args: BenchmarkArguments) -> Iterator[Row]:

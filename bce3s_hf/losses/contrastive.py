@@ -22,8 +22,12 @@ def _cosine_logits(
         seen = torch.ones(num_classes, dtype=torch.bool, device=prototypes.device)
     if seen.shape != (num_classes,) or seen.dtype != torch.bool:
         raise ValueError(f"seen must be bool (K,) = {(num_classes,)}, got {seen.dtype} of {tuple(seen.shape)}")
-    filled = prototypes.detach().masked_fill(~seen[:, None], 0)  # an unset row may hold anything, NaN included
-    return unit_linear(unit_rows(filled), projections, compute_dtype(projections)).T / temperature, seen
+    with torch.no_grad():
+        constants = unit_rows(
+            prototypes.masked_fill(~seen[:, None], 0)
+        )  # an unset row may hold anything, NaN included
+    cosines = unit_linear(constants, projections, compute_dtype(projections)).T
+    return cosines if temperature == 1 else cosines / temperature, seen
 
 
 def bce_contrastive_loss(

@@ -149,7 +149,8 @@ def _joint_loss(
     _check_classes(classes, targets, num_classes)
     rows = classes.clamp_max(num_classes - 1)
     columns = targets[:, rows] if targets.is_floating_point() else torch.searchsorted(classes, targets)
-    logits = normalized_linear(features, weight[rows], None if bias is None else bias[rows], **normalisation)
+    weight, bias = (None if tensor is None else tensor.index_select(0, rows) for tensor in (weight, bias))
+    logits = normalized_linear(features, weight, bias, **normalisation)
     losses = cost(logits, columns, taking_part=classes < num_classes)
     return _weighted_mean(losses, targets, class_weights, num_classes)
 

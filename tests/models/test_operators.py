@@ -74,7 +74,11 @@ def test_forward_compiles_to_one_graph_with_the_same_gradients(num_classes, unif
         "test_vit", image_size=32, num_labels=num_classes, uniformity=uniformity
     )
     labels = torch.arange(4)
-    inputs = {"pixel_values": torch.randn(12, 3, 32, 32), "labels": labels, "mixed_targets": torch.rand(8, num_classes)}
+    inputs = {
+        "pixel_values": torch.randn(12, 3, 32, 32),
+        "labels": labels,
+        "mixed_targets": torch.rand(8, num_classes),
+    }
     inputs["classes"] = sample_classes(labels, num_classes, 0.4)
     inputs["uniformity_rows"] = torch.tensor([3, 0]) if uniformity == "bce_sampled" else None
     found = {}
