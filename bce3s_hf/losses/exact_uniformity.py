@@ -24,8 +24,8 @@ def exact_uniformity(weight: Tensor) -> Tensor:
 def value_and_gradient(weight: Tensor, dtype: torch.dtype, gradient_needed: bool) -> tuple[Tensor, Tensor]:
     """The loss and its gradient (K, D), an empty tensor if not needed; products are computed in `dtype`.
 
-    With p = sigmoid(c), a pair costs sp(c) = c - log p, and all c together sum to ||sum_k w^_k||^2. The slope p is split
-    into 1/2, whose part of the gradient is that sum, and p - 1/2, which has more digits in half precision.
+    With p = sigmoid(c), a pair costs sp(c) = c - log p, and all c together sum to ||sum_k w^_k||^2. The slope p is
+    split into 1/2, whose part of the gradient is that sum, and p - 1/2, which has more digits in half precision.
     """
     full = at_least_float32(weight)
     lengths = torch.linalg.vector_norm(full, dim=1, keepdim=True)
@@ -52,7 +52,8 @@ def value_and_gradient(weight: Tensor, dtype: torch.dtype, gradient_needed: bool
     if gradient_needed:
         gradient.add_(resultant, alpha=share)
         of_own = own.sigmoid() * (2 * share)
-        along = torch.where(lengths >= SHORTEST, (gradient * unit).sum(dim=1, keepdim=True), of_own)
+        along = torch.bmm(gradient[:, None], unit[:, :, None])[:, 0]  # (K, 1), without another K x D matrix
+        along = torch.where(lengths >= SHORTEST, along, of_own)
         gradient.addcmul_(unit, along, value=-1).div_(divisors)
     return total * share, gradient
 
