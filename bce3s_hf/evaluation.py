@@ -16,7 +16,7 @@ from accelerate.utils import tqdm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bce3s_hf.data import ImageDataset, eval_transform
+from bce3s_hf.data import ImageDataset, collate_images, eval_transform, normalize
 from bce3s_hf.metrics import (
     TABLE_COLUMNS,
     CalibrationCurve,
@@ -139,7 +139,7 @@ def collect_outputs(
 
     Args:
         model: Moved to the process's device and put into evaluation mode.
-        dataset: Items `{"pixel_values", "labels"}`, as of `ImageDataset`.
+        dataset: Items `{"pixel_values", "labels"}`, as of `ImageDataset`; uint8 images are normalised.
         batch_size: Images a step and process.
         num_workers: Of the loader.
         flip: Pass the mirror images too.
@@ -148,11 +148,13 @@ def collect_outputs(
         Outputs in the order of the dataset.
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else torchrun's processes would not meet
-    loader = accelerator.prepare(DataLoader(dataset, batch_size, num_workers=num_workers))
+    loader = accelerator.prepare(DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate_images))
     model.to(accelerator.device).eval()
     features, labels, mirrored = [], [], []
     for batch in tqdm(loader, desc="images"):
         views = [batch["pixel_values"]]
+        if views[0].dtype == torch.uint8:
+            views = [normalize(views[0], model.config.data_config)]
         if flip:
             views.append(views[0].flip(-1))
         found = [model(pixel_values=view, output_features=True).features.float() for view in views]

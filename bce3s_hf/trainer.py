@@ -3,7 +3,6 @@
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ from bce3s_hf.publishing_trainer import PublishingTrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
+EVALUATED_ROWS = 32  # classes of the sampled uniformity loss, where a model is only evaluated
+
 
 class BCE3STrainer(PublishingTrainer):
     """`transformers.Trainer` for `BCE3SForImageClassification`.
@@ -38,11 +39,11 @@ class BCE3STrainer(PublishingTrainer):
     It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all
     processes, fills the prototype bank after the backward pass, logs each loss term averaged over steps and processes,
     and evaluates Many / Medium / Few / All by training counts. With equal global batches, several processes compute
-    what one does (batch norm apart: its statistics are those of each process). Images that come as uint8 are augmented
-    and normalised on the device.
+    what one does (batch norm apart: its statistics are those of each process). Images that come as uint8 are
+    normalised on the device, and those of an `InMemoryImageDataset` augmented there.
 
-    Outside logging, no step makes the host wait for an accelerator. So the norm of the gradient is computed, and
-    logged, only where it is clipped.
+    Outside logging, no step makes the host wait for an accelerator (but for the loss scaling of fp16). So the norm of
+    the gradient is computed, and logged, only where it is clipped.
 
     Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
     """
@@ -93,7 +94,6 @@ class BCE3STrainer(PublishingTrainer):
                 train_dataset, validation = _hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
             model.config.class_counts = _class_counts(train_dataset, model).tolist()
-            _check_uniformity(model, args)
         if model.config.class_counts is None:
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
@@ -122,7 +122,6 @@ class BCE3STrainer(PublishingTrainer):
                 raise ValueError(f"ema_decay {args.ema_decay} needs whole weights on every device; leave it out")
             self.weight_average = WeightAverage(model, args.ema_decay)
             self.add_callback(self.weight_average)
-        self._batch_augmentation = _batch_augmentation(train_dataset)
         self.train_sampler: LongTailSampler | DrawSampler | None = None
         self._substep = 0
         self._term_sums: dict[str, Tensor] = {}
@@ -132,6 +131,7 @@ class BCE3STrainer(PublishingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         args = self.args
+        _check_uniformity(self.model, args)
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
         settings |= {"repeat_threshold": args.repeat_threshold, "num_epochs": self._num_epochs(len(dataset))}
         first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
@@ -240,10 +240,19 @@ class BCE3STrainer(PublishingTrainer):
             images = inputs.get(f"{prefix}pixel_values")
             seeds = inputs.pop(f"{prefix}augmentation_seeds", None)
             if seeds is not None:
-                inputs[f"{prefix}pixel_values"] = self._batch_augmentation(images, seeds)
+                inputs[f"{prefix}pixel_values"] = self._augmented(images, seeds)
             elif images is not None and images.dtype == torch.uint8:
                 inputs[f"{prefix}pixel_values"] = normalize(images, self.model.config.data_config)
         return inputs
+
+    def _augmented(self, images: Tensor, seeds: np.ndarray) -> Tensor:
+        dataset = _unwrapped(self.train_dataset)
+        if getattr(dataset, "batch_augmentation", None) is None:
+            raise ValueError(
+                f"the images are to be augmented by the batch, but train_dataset, a {type(dataset).__name__}, has no "
+                "batch_augmentation; give it that of the dataset it wraps"
+            )
+        return dataset.batch_augmentation(images, seeds)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | None = None) -> Tensor | None:
         """That of clipping; without, transformers would go over all gradients twice more in each step."""
@@ -335,11 +344,13 @@ class BCE3STrainer(PublishingTrainer):
 
     def _draw_rows(self, device: torch.device) -> dict[str, Tensor]:
         """The argument that says which classes the sampled uniformity loss of this step averages over, if it is."""
-        if self.args.uniformity_rows is None:
+        num_classes, count = self.model.config.num_labels, self.args.uniformity_rows
+        if count is None and self.model.config.uniformity != "bce_sampled":
             return {}
+        count = count or min(num_classes, EVALUATED_ROWS)
         generator = torch.Generator(device).manual_seed(self._step_seed())
-        rows = torch.randperm(self.model.config.num_labels, generator=generator, device=device)
-        return {"uniformity_rows": rows[: self.args.uniformity_rows]}
+        rows = torch.randperm(num_classes, generator=generator, device=device)
+        return {"uniformity_rows": rows[:count]}
 
     def _step_seed(self) -> int:
         """Of this step's random choices: the same in all processes and after a resume."""
@@ -372,8 +383,9 @@ class _EpochCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int(state.epoch or 0)
         self.trainer.train_sampler.set_epoch(epoch)
-        if hasattr(self.trainer.train_dataset, "set_epoch"):
-            self.trainer.train_dataset.set_epoch(epoch)
+        dataset = _unwrapped(self.trainer.train_dataset)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(epoch)
 
 
 def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
@@ -382,11 +394,11 @@ def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset
     return datasets if isinstance(datasets, dict) else {"test": datasets}
 
 
-def _batch_augmentation(dataset: Dataset | None) -> Callable[[Tensor, np.ndarray], Tensor] | None:
-    """What augments the batches of a dataset, or of that which a Subset is of."""
+def _unwrapped(dataset: Dataset | None) -> Dataset | None:
+    """A dataset, or that which a Subset is of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return getattr(dataset, "batch_augmentation", None)
+    return dataset
 
 
 def _check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArguments) -> None:

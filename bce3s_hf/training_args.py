@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import is_torch_xla_available
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
 from bce3s_hf.hub import COMMIT_MESSAGE
@@ -29,7 +30,8 @@ class BCE3STrainingArguments(TrainingArguments):
     configuration, so that a checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT with one
     view, see the README; of transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss
     is a sum over K classes, a norm of 1 would clip nearly every step), cosine schedule, logging every epoch, and
-    bfloat16 where the hardware computes in it (unless fp16 is asked for, here or of `accelerate launch`).
+    bfloat16 where the hardware computes in it, unless `fp16` or the `mixed_precision` of `accelerate launch` says
+    otherwise.
 
     Raises:
         ValueError: Naming the argument that is out of its range.
@@ -121,7 +123,12 @@ class BCE3STrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: images pass a transform."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "Compute in bfloat16; left out, where the hardware does so itself."}
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16; left out, where the hardware does so itself.",
+            "nargs": "?",  # `--bf16` alone is True, as for the other switches
+            "const": True,
+        },
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the published folder."})
@@ -137,10 +144,12 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
         if self.uniformity_rows is not None and self.uniformity_rows < 1:
             raise ValueError(f"uniformity_rows must be at least 1, got {self.uniformity_rows}")
-        self.use_cpu |= not torch.accelerator.is_available()  # or transformers refuses bf16 and several processes
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # or transformers refuses bf16 and several processes
         if self.bf16 is None:
             launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-            self.bf16 = not self.fp16 and launched == "no" and computes_bf16(self.use_cpu)
+            self.fp16 |= launched == "fp16"
+            self.bf16 = launched == "bf16" or (not self.fp16 and launched == "no" and computes_bf16(self.use_cpu))
         self._check_mixing()
         self._check_samplers()
         if self.class_balanced_beta is not None and not 0 <= self.class_balanced_beta < 1:
@@ -165,8 +174,8 @@ class BCE3STrainingArguments(TrainingArguments):
             self.optim_args = None  # the default, for SGD
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
-        self.accelerator_config.non_blocking |= self.dataloader_pin_memory
-        self.dataloader_persistent_workers |= self.dataloader_num_workers > 0
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
+        self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
 
     def _check_mixing(self) -> None:
         for name in ("mixup_alpha", "cutmix_alpha"):

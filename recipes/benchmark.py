@@ -2,10 +2,11 @@
 
     python recipes/benchmark.py
     python recipes/benchmark.py --sections losses step --rounds 5 --sizes small
-    python recipes/benchmark.py --device cuda --images FOLDER_OF_JPEGS --cifar cifar100
+    python recipes/benchmark.py --images FOLDER_OF_JPEGS --cifar cifar100 --compile True
 
-Prints a Markdown table as it is measured and saves the figures as JSON. Nothing else should run meanwhile. With
-`--sizes full`, the default, it takes about 20 minutes on two cores.
+Measures on the CPU, and then on CUDA where there is one. Prints a Markdown table as it is measured and saves the
+figures as JSON. Nothing else should run meanwhile. With `--sizes full`, the default, it takes about 20 minutes on two
+cores.
 """
 
 import sys

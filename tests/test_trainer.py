@@ -1,10 +1,13 @@
 import copy
+import dataclasses
+import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from losses import reference
+from torch.utils.data import Subset
 from transformers import TrainerCallback, TrainingArguments
 
 from bce3s_hf import (
@@ -643,3 +646,62 @@ def test_thresholds_end_with_further_training(make_trainer):
 def test_what_could_not_be_published_is_refused_before_the_training(make_trainer):
     with pytest.raises(ValueError, match="push_to_hub: a model with normalize_features True has no plain timm form"):
         make_trainer(push_to_hub=True, hub_model_id="me/it", normalize_features=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"uniformity": "bce_sampled"}, "uniformity 'bce_sampled' and uniformity_rows None do not go together"),
+        ({"uniformity_rows": 3}, "uniformity 'bce' and uniformity_rows 3 do not go together"),
+        (
+            {"uniformity": "bce_sampled", "uniformity_rows": 11},
+            "uniformity_rows must be at most the 10 classes, got 11",
+        ),
+        ({"uniformity": "bce_second_moment"}, "'bce_second_moment' costs more than 'bce' where the 10 classes"),
+    ],
+)
+def test_approximations_of_the_uniformity_loss_that_cannot_help_are_refused(make_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(max_steps=1, image_size=8, **settings).train()
+
+
+def test_sampled_rows_are_drawn_anew_in_each_step_and_in_an_evaluation(make_trainer):
+    trainer = make_trainer(uniformity="bce_sampled", uniformity_rows=4, max_steps=3, image_size=8)
+    calls = recorded_inputs(trainer)
+    trainer.train()
+    rows = [tuple(call["uniformity_rows"].tolist()) for call in calls]
+    assert len(set(rows)) == 3 and all(len(set(drawn)) == 4 and max(drawn) < 10 for drawn in rows)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    args = dataclasses.replace(trainer.args, uniformity_rows=None)
+    evaluation = BCE3STrainer(trainer.model, args, eval_dataset=trainer.eval_dataset)
+    assert math.isfinite(evaluation.evaluate()["eval_loss"])
+
+
+def test_bound_of_the_error_is_logged_with_the_second_moment(make_trainer, few_splits):
+    trainer = make_trainer(
+        splits=few_splits, backbone="resnet20_cifar", uniformity="bce_second_moment", image_size=8, num_train_epochs=1
+    )
+    trainer.model.config.num_labels, trainer.model.classifier.in_features = 10, 5  # as if there were more classes
+    trainer.train()
+    (entry,) = logged(trainer)
+    assert 0 < entry["uniformity_error_bound"] < 1
+
+
+def test_subset_of_an_augmented_dataset_is_augmented_anew_in_each_epoch(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, num_train_epochs=2, image_size=8)
+    subset = Subset(trainer.train_dataset, range(64))
+    subset.labels = trainer.train_dataset.labels[:64]
+    seeds = []
+    other = BCE3STrainer(trainer.model, trainer.args, train_dataset=subset)
+    augment = trainer.train_dataset.batch_augmentation
+    trainer.train_dataset.batch_augmentation = lambda images, drawn: seeds.append(drawn) or augment(images, drawn)
+    other.train()
+    assert len(seeds) == 4 and not set(np.concatenate(seeds[:2])) & set(np.concatenate(seeds[2:]))
+
+
+def test_wrapper_without_augmentation_is_named(make_trainer):
+    trainer = make_trainer(max_steps=1, image_size=8)
+    batch = trainer.train_dataset.__getitems__([0, 1])
+    trainer.train_dataset = [0, 1]
+    with pytest.raises(ValueError, match="train_dataset, a list, has no batch_augmentation"):
+        trainer._prepare_inputs(batch)

@@ -202,8 +202,23 @@ def test_bfloat16_is_the_default_where_the_hardware_has_it(tmp_path, monkeypatch
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         assert make(tmp_path).bf16 == native
         assert make(tmp_path, bf16=not native).bf16 != native
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    assert not make(tmp_path).bf16
+    for launched in ("fp16", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        args = make(tmp_path)
+        assert (args.fp16, args.bf16) == (launched == "fp16", launched == "bf16")
+        assert args.mixed_precision == launched
+        assert make(tmp_path, bf16=False).mixed_precision == "no"
+
+
+@pytest.mark.parametrize(("options", "expected"), [(["--bf16"], True), (["--bf16", "False"], False)])
+def test_precision_is_a_switch(tmp_path, options, expected):
+    assert parse(tmp_path, *options).bf16 == expected
+
+
+@pytest.mark.parametrize("uniformity_rows", [0, -1])
+def test_uniformity_needs_a_row(tmp_path, uniformity_rows):
+    with pytest.raises(ValueError, match=f"uniformity_rows must be at least 1, got {uniformity_rows}"):
+        make(tmp_path, uniformity_rows=uniformity_rows)
 
 
 def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):

@@ -22,7 +22,9 @@ class BenchmarkArguments:
         default=None,
         metadata={"help": f"Of {', '.join(WITHOUT_DATA + WITH_IMAGES)}; all for which there is data if left out."},
     )
-    device: str = field(default="cpu", metadata={"help": "cpu, cuda or cuda:1."})
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda or cuda:1; the CPU, and then CUDA where there is one, if left out."}
+    )
     sizes: str = field(
         default="full", metadata={"help": "full, or small: seconds, to try it.", "choices": list(SIZES)}
     )
@@ -58,13 +60,18 @@ class BenchmarkArguments:
             raise ValueError(f"sizes must be one of {', '.join(SIZES)}, got {self.sizes!r}")
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
-        if self.torch_device.type == "cuda" and not torch.cuda.is_available():
+        if torch.device(self.device or "cpu").type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {self.device!r}: there is no CUDA device; give cpu")
+
+    @property
+    def devices(self) -> list[str]:
+        """On which to measure, one after the other."""
+        return [self.device] if self.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
     @property
     def torch_device(self) -> torch.device:
         """The device, as torch has it."""
-        return torch.device(self.device)
+        return torch.device(self.device or "cpu")
 
     @property
     def full(self) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bce3s_hf.benchmark.arguments import BenchmarkArguments
 from bce3s_hf.benchmark.growth import growth_rows
 from bce3s_hf.benchmark.losses import losses_rows
@@ -42,12 +44,13 @@ def run_benchmark(args: BenchmarkArguments) -> Iterator[Row]:
     file, rows, start = Path(args.output), [], time.perf_counter()
     file.parent.mkdir(parents=True, exist_ok=True)
     _save(args, rows, start)  # a file that cannot be written is known now
-    for name in args.sections:
-        for row in SECTIONS[name](args):
-            row = row if args.full else replace(row, target=None)
-            rows.append(row)
-            _save(args, rows, start)
-            yield row
+    for device in args.devices:
+        for name in args.sections:
+            for row in SECTIONS[name](replace(args, device=device)):
+                row = replace(row, case=row.case if device == "cpu" else f"{row.case}, {device}")
+                rows.append(row if args.full else replace(row, target=None))
+                _save(args, rows, start)
+                yield rows[-1]
 
 
 def _save(args: BenchmarkArguments, rows: list[Row], start: float) -> None:
@@ -56,7 +59,7 @@ def _save(args: BenchmarkArguments, rows: list[Row], start: float) -> None:
         "protocol": "candidates take turns; ratios are of the same round; median and quartiles over the rounds",
         "sizes": args.sizes,
         "seconds": round(time.perf_counter() - start, 1),
-        **environment(1, args.torch_device),
+        **environment(1, torch.device(args.devices[-1])),
         "rows": [row.record() for row in rows],
     }
     Path(args.output).write_text(json.dumps(record, indent=1) + "\n")

@@ -26,6 +26,8 @@ def startup_rows(args: BenchmarkArguments) -> Iterator[Row]:
     seconds = np.array([_import_seconds() for _ in range(rounds)])
     for statement, values in zip(IMPORTS, seconds.T, strict=True):
         yield figure(SECTION, "imports in turn", statement, values, target="<= 0.3" if "bce3s" in statement else None)
+    without_trainer = seconds[:, 1:].sum(axis=1)
+    yield figure(SECTION, "imports in turn", "both after the first", without_trainer, target="<= 0.3")
     recipe = Path(args.digits_recipe)
     first_steps = [first_step_seconds(recipe) for _ in range(rounds)]
     yield figure(SECTION, recipe.name, "first step", first_steps, target="<= 15")

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torch.utils.data import default_collate
+from transformers import default_data_collator
 
 from bce3s_hf.data.decoding import decode_pil, decode_tensor
 from bce3s_hf.data.long_tail import column_values, hold_out_indices
@@ -20,9 +21,12 @@ def collate_images(items: list[dict[str, Tensor | int]] | dict[str, Tensor]) -> 
     """A batch of the items of an `ImageDataset`, for a loader; a dataset that makes batches itself keeps them.
 
     Images whose colours lie side by side stay so: the batch is channels_last, as the trainer's convolutions want it.
+    Items of other datasets are collated as transformers does.
     """
     if isinstance(items, dict):
         return items
+    if not {"pixel_values", "labels"} <= items[0].keys():
+        return default_data_collator(items)
     return {name: _stacked([item[name] for item in items]) for name in items[0]}
 
 
@@ -140,7 +144,13 @@ class ImageDataset(torch.utils.data.Dataset):
             return self.transform(self._image(row))
         image = self._decode(row, decode_tensor)
         with seeded(hash((self.seed, self._epoch.item(), *key))):
-            return self.augmentation(image)
+            try:
+                return self.augmentation(image)
+            except (AttributeError, TypeError) as error:
+                raise ValueError(
+                    f"augmentation failed on a uint8 tensor {tuple(image.shape)}, which it is given, not a PIL image: "
+                    f"{error}. Make it take one, as v2 of torchvision's transforms does"
+                ) from error
 
     def _image(self, index: int) -> PIL.Image.Image:
         return self._decode(index, decode_pil)

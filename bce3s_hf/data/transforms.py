@@ -8,7 +8,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -60,9 +60,14 @@ def normalize(images: Tensor, data_config: dict[str, Any]) -> Tensor:
     Returns:
         Float32, of the same shape; on a CPU bit by bit what torchvision's `ToTensor` and `Normalize` make.
     """
-    moments = torch.tensor([data_config["mean"], data_config["std"]]).to(images.device, non_blocking=True)
-    mean, std = moments[..., None, None]
+    mean, std = _moments(tuple(data_config["mean"]), tuple(data_config["std"]), images.device)
     return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """Both, (2, C, 1, 1); kept on the device, so that the host does not wait for a copy in each step."""
+    return torch.tensor([mean, std], device=device)[..., None, None]
 
 
 def train_transform(

@@ -33,12 +33,15 @@ def second_moment_uniformity_loss(weight: Tensor) -> Tensor:
         ValueError: If `weight` is not a floating matrix with at least 2 rows.
     """
     check_weight(weight)
-    unit, num_classes = unit_rows(weight), len(weight)
+    unit, num_classes, dtype = unit_rows(weight), len(weight), compute_dtype(weight)
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        total, moment = unit.sum(dim=0), unit.T @ unit
+        total, operand = unit.sum(dim=0), unit.to(dtype)
+        moment = at_least_float32(operand.T @ operand)
         pairs = num_classes * (num_classes - 1) * math.log(2)
         pairs = pairs + (total.square().sum() - num_classes) / 2 + (moment.square().sum() - num_classes) / 8
-        slopes = (unit @ moment).mul_(0.5).add_(total)
+        if not unit.requires_grad:
+            return pairs / num_classes
+        slopes = at_least_float32(operand @ moment.to(dtype)).mul_(0.5).add_(total)
     return _KnownGradient.apply(unit, pairs / num_classes, slopes.div_(num_classes))
 
 
@@ -79,10 +82,12 @@ def sampled_uniformity_loss(weight: Tensor, rows: Tensor | None = None) -> Tenso
         lengths = torch.linalg.vector_norm(at_least_float32(weight), dim=1).clamp_min(SHORTEST)
         vectors, own = weight.to(dtype), rows[:, None]
         cosines = at_least_float32(drawn.to(dtype) @ vectors.T) / lengths  # [S, K]
-        costs = cosines.exp().add_(1).log_().scatter_(1, own, 0)
+        value = cosines.exp().add_(1).log_().scatter_(1, own, 0).sum() / len(rows)
+        if not drawn.requires_grad:
+            return value
         slopes = (cosines.sigmoid_() / lengths).scatter_(1, own, 0)
         gradient = at_least_float32(slopes.to(dtype) @ vectors).mul_(2 / len(rows))
-    return _KnownGradient.apply(drawn, costs.sum() / len(rows), gradient)
+    return _KnownGradient.apply(drawn, value, gradient)
 
 
 def _check_rows(rows: Tensor, num_classes: int) -> None:

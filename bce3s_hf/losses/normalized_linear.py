@@ -70,13 +70,14 @@ class _UnitLinear(torch.autograd.Function):
         features, weight, vectors, lengths, divisors, logits = ctx.saved_tensors
         needs_features, needs_weight, _ = ctx.needs_input_grad
         dtype = vectors.dtype
-        scaled = (gradient / divisors).to(dtype)
+        scaled = gradient.to(dtype) if is_half(dtype) else gradient / divisors
         to_features = to_weight = None
         if needs_features:
-            to_features = ((gradient.to(dtype) if is_half(dtype) else scaled) @ vectors).to(features.dtype)
+            to_features = (scaled @ vectors).to(features.dtype)
         if needs_weight:
             along = (at_least_float32(scaled) * logits).sum(dim=0) / divisors
             along = along * (lengths >= SHORTEST)  # shorter rows are divided by a constant
             to_weight = at_least_float32(scaled.T @ features.to(dtype))
-            to_weight = to_weight.addcmul_(at_least_float32(weight), along[:, None], value=-1).to(weight.dtype)
+            to_weight.addcmul_(at_least_float32(weight), along[:, None], value=-1)
+            to_weight = (to_weight / divisors[:, None] if is_half(dtype) else to_weight).to(weight.dtype)
         return to_features, to_weight, None

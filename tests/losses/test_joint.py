@@ -510,3 +510,25 @@ def test_classes_out_of_order_or_range_are_refused(hand, classes):
 def test_single_number_is_no_batch_of_targets():
     with pytest.raises(ValueError, match="targets must have a batch dimension"):
         sample_classes(torch.tensor(1), 5, 0.4)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("length", [1e-2, 1.0, 1e3])
+def test_gradients_under_autocast_do_not_depend_on_lengths(dtype, length):
+    features, weight, bias = (tensor.float() for tensor in draw(64, 300))
+    weight = length * weight / weight.norm(dim=1, keepdim=True)
+    labels = torch.arange(64)
+    expected = value_and_gradients(partial(bce_joint_loss, targets=labels), features, weight, bias)[1]
+    with torch.autocast("cpu", dtype):
+        found = value_and_gradients(partial(bce_joint_loss, targets=labels), features, weight, bias)[1]
+    for gradient, slopes in zip(found, expected, strict=True):
+        assert (gradient - slopes).norm() < 0.01 * slopes.norm()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_row_without_direction_has_a_finite_gradient_under_autocast(dtype):
+    features, weight, bias = (tensor.float() for tensor in draw())
+    weight[2] = 0
+    with torch.autocast("cpu", dtype):
+        gradients = value_and_gradients(partial(bce_joint_loss, targets=LABELS), features, weight, bias)[1]
+    assert all(gradient.isfinite().all() for gradient in gradients)
