@@ -125,7 +125,8 @@ def sum_of_products(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_peak_memory_looks_into_custom_operators():
-    assert peak_memory(lambda: sum_of_products(torch.ones(300, 2)), CPU) == 4 * (300 * 2 + 300 * 300 + 1)
+    product = 300 * 300 * 4
+    assert product < peak_memory(lambda: sum_of_products(torch.ones(300, 2)), CPU) < 1.01 * product
 
 
 def test_straightforward_form_holds_several_square_matrices():
