@@ -5,7 +5,7 @@
     python recipes/benchmark.py --images FOLDER_OF_JPEGS --cifar cifar100 --compile True
 
 Measures on the CPU, and then on CUDA where there is one. Prints a Markdown table as it is measured and saves the
-figures as JSON. Nothing else should run meanwhile. With `--sizes full`, the default, it takes about 20 minutes on two
+figures as JSON. Nothing else should run meanwhile. With `--sizes full`, the default, it takes about 11 minutes on two
 cores.
 """
 
