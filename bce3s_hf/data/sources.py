@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
-IMAGE, LABEL = "image", "label"
+from bce3s_hf.data.long_tail import column_values
+
+IMAGE, LABEL, GROUP = "image", "label", "group"
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _LABEL_NAMES = ("label", "labels", "fine_label")
 _TEST_SPLITS = ("test", "validation", "val")
@@ -17,6 +20,7 @@ def load_images(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     train_split: str = "train",
     test_split: str | None = None,
 ) -> DatasetDict:
@@ -27,16 +31,20 @@ def load_images(
             dataset, or a local folder that `datasets.load_dataset` reads (parquet files, or one folder a class).
         image_column: Column of the images; found by its type if None.
         label_column: Column of the labels; found by its type, then by its name, if None.
+        group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
         train_split: Split to train on.
         test_split: Split to test on; "test" or else "validation" if None.
 
     Returns:
-        Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`.
+        Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`; "train" also
+        with a column `group` if `group_column` is given.
 
     Raises:
         ValueError: If the dataset, a split or a column cannot be found, naming those there are.
     """
     if name == "digits":
+        if group_column is not None:
+            raise ValueError(f"group_column {group_column!r}: the digits form no groups; leave it out")
         return digits()
     splits = read_dataset(name)
     if train_split not in splits:
@@ -48,10 +56,15 @@ def load_images(
         raise ValueError(f"dataset {name!r} has no {wanted}, only {_quoted(splits)}; give test_split")
     train, test = splits[train_split], splits[test_split]
     image_column, label_column = find_columns(train, image_column, label_column)
+    if group_column is not None:
+        _check_group_column(train, group_column, image_column, label_column)
     if train.info.builder_name == "parquet" and Path(name).is_dir():
-        _check_class_names(name, train.features, label_column)
-    train = _standard(train, image_column, label_column)
-    return DatasetDict(train=train, test=_standard(test, image_column, label_column, train.features[LABEL].names))
+        for column in filter(None, (label_column, group_column)):
+            _check_class_names(name, train.features, column)
+    train = _standard(train, image_column, label_column, group_column=group_column)
+    return DatasetDict(
+        train=train, test=_standard(test, image_column, label_column, names=train.features[LABEL].names)
+    )
 
 
 def find_columns(dataset: Dataset, image_column: str | None, label_column: str | None) -> tuple[str, str]:
@@ -79,6 +92,29 @@ def find_columns(dataset: Dataset, image_column: str | None, label_column: str |
     if not isinstance(features[image_column], Image):
         raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
     return image_column, label_column
+
+
+def find_class_groups(train: Dataset) -> list[int]:
+    """Group of each of the K classes, from the columns `label` and `group` of all training images.
+
+    Raises:
+        ValueError: If a class has images of two groups, or none at all.
+    """
+    names = train.features[LABEL].names
+    labels, groups = column_values(train, LABEL), column_values(train, GROUP)
+    empty = np.setdiff1d(np.arange(len(names)), labels)
+    if len(empty):
+        raise ValueError(f"class {names[empty[0]]!r} has no training image to tell its group; leave group_column out")
+    _, rows = np.unique(labels, return_index=True)
+    of_class = groups[rows]
+    others = np.flatnonzero(groups != of_class[labels])
+    if len(others):
+        label = labels[others[0]]
+        raise ValueError(
+            f"class {names[label]!r} lies in groups {of_class[label]} and {groups[others[0]]}; give a group_column "
+            "with one group for each class"
+        )
+    return of_class.tolist()
 
 
 def find_image_column(dataset: Dataset) -> str:
@@ -131,6 +167,21 @@ def read_dataset(name: str) -> DatasetDict:
         ) from error
 
 
+def _check_group_column(dataset: Dataset, group_column: str, image_column: str, label_column: str) -> None:
+    """Refuse a column that is missing, means something else, or does not hold whole numbers in all rows."""
+    if group_column not in dataset.features:
+        columns = _quoted(dataset.features)
+        raise ValueError(f"group_column {group_column!r} is not in the dataset; its columns are {columns}")
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if group_column == column:
+            raise ValueError(f"{argument} and group_column are both {column!r}; give both, two columns")
+    kind = dataset.data.schema.field(group_column).type
+    if not pa.types.is_integer(kind):
+        raise ValueError(f"group_column {group_column!r} holds {kind}, not integers; see Dataset.class_encode_column")
+    if any(value is None or value < 0 for value in dataset.unique(group_column)):
+        raise ValueError(f"group_column {group_column!r} has rows without a group: empty or below zero")
+
+
 def _check_class_names(folder: str, loaded: Features, label_column: str) -> None:
     """Refuse parquet files that number the classes differently: `load_dataset` gives all files the names of one.
 
@@ -145,15 +196,23 @@ def _check_class_names(folder: str, loaded: Features, label_column: str) -> None
             )
 
 
-def _standard(dataset: Dataset, image_column: str, label_column: str, names: list[str] | None = None) -> Dataset:
-    """Keep two columns under their standard names; encode labels as `names`, those of the training split."""
-    missing = [column for column in (image_column, label_column) if column not in dataset.column_names]
+def _standard(
+    dataset: Dataset,
+    image_column: str,
+    label_column: str,
+    *,
+    group_column: str | None = None,
+    names: list[str] | None = None,
+) -> Dataset:
+    """Keep these columns under their standard names; encode labels as `names`, those of the training split."""
+    standard = {image_column: IMAGE, label_column: LABEL}
+    if group_column is not None:
+        standard[group_column] = GROUP
+    missing = [column for column in standard if column not in dataset.column_names]
     if missing:
         raise ValueError(f"the test split has no column {missing[0]!r}, only {_quoted(dataset.column_names)}")
-    dataset = dataset.select_columns([image_column, label_column])
-    dataset = dataset.rename_columns(
-        {old: new for old, new in ((image_column, IMAGE), (label_column, LABEL)) if old != new}
-    )
+    dataset = dataset.select_columns([*standard])
+    dataset = dataset.rename_columns({old: new for old, new in standard.items() if old != new})
     feature = dataset.features[LABEL]
     if isinstance(feature, ClassLabel):
         if names is not None and feature.names != names:

@@ -10,6 +10,7 @@ from bce3s_hf.losses.approximate_uniformity import (
 from bce3s_hf.losses.class_balanced import class_balanced_weights
 from bce3s_hf.losses.contrastive import bce_contrastive_loss, ce_contrastive_loss
 from bce3s_hf.losses.costs import SOFT_TARGETS
+from bce3s_hf.losses.grouped_uniformity import group_members, grouped_uniformity_loss
 from bce3s_hf.losses.joint import (
     bce_joint_loss,
     bce_logit_loss,
@@ -37,6 +38,8 @@ __all__ = [
     "ce_logit_loss",
     "ce_uniformity_loss",
     "class_balanced_weights",
+    "group_members",
+    "grouped_uniformity_loss",
     "is_gathered",
     "normalized_linear",
     "sample_classes",
@@ -53,6 +56,7 @@ UNIFORMITY_LOSSES = {
     "bce": bce_uniformity_loss,
     "bce_second_moment": second_moment_uniformity_loss,
     "bce_sampled": sampled_uniformity_loss,
+    "bce_grouped": grouped_uniformity_loss,
     "ce": ce_uniformity_loss,
 }
 

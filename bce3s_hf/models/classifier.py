@@ -16,6 +16,8 @@ from bce3s_hf.losses import (
     JOINT_LOSSES,
     LOGIT_LOSSES,
     UNIFORMITY_LOSSES,
+    group_members,
+    grouped_uniformity_loss,
     is_gathered,
     sampled_uniformity_loss,
     total_loss,
@@ -28,7 +30,7 @@ from bce3s_hf.models.backbone import (
     image_size_kwargs,
     without_loading,
 )
-from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig
+from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, check_class_groups
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
 from bce3s_hf.models.published import export, published_state
 
@@ -59,6 +61,24 @@ class BCE3SOutput(ModelOutput):
     projections: Tensor | None = None
 
 
+class ClassGroups(nn.Module):
+    """Which classes share a group, `members` (G, g) as `group_members` makes it, on the device of the model.
+
+    It follows from the configuration, so no checkpoint holds it; from_pretrained, which loses it, calls for it anew.
+    """
+
+    def __init__(self, groups: Sequence[int]) -> None:
+        super().__init__()
+        self.groups = groups
+        self.register_buffer("members", self._members(), persistent=False)
+
+    def init_non_persistent_buffers(self) -> None:
+        self.members.copy_(self._members())
+
+    def _members(self) -> Tensor:
+        return group_members(torch.tensor(self.groups, dtype=torch.long, device="cpu"))  # where values can be read
+
+
 class BCE3SForImageClassification(PreTrainedModel):
     """timm backbone, normalised linear classifier, projector and prototype bank; losses inside `forward`.
 
@@ -72,10 +92,11 @@ class BCE3SForImageClassification(PreTrainedModel):
 
     def __init__(self, config: BCE3SConfig) -> None:
         super().__init__(config)
-        for name in ("class_counts", "score_thresholds"):  # of other classes, if num_labels was changed
+        for name in ("class_counts", "class_groups", "score_thresholds"):  # of others, if num_labels was changed
             values = getattr(config, name)
             if values is not None and len(values) != config.num_labels:
                 setattr(config, name, None)
+        check_class_groups(config.uniformity, config.class_groups)
         self.backbone, feature_dim = create_backbone(config.backbone, **config.backbone_kwargs)
         self.classifier = NormalizedLinear(
             feature_dim,
@@ -84,6 +105,8 @@ class BCE3SForImageClassification(PreTrainedModel):
             normalize_features=config.normalize_features,
         )
         self.only_classifier = False
+        if config.class_groups is not None:
+            self.class_groups = ClassGroups(config.class_groups)
         if config.contrastive != "none":
             self.projector = Projector(feature_dim, config.projection_dim)
             self.bank = PrototypeBank(config.num_labels, config.projection_dim)
@@ -315,12 +338,14 @@ class BCE3SForImageClassification(PreTrainedModel):
         )
 
     def _uniformity_loss(self, rows: Tensor | None) -> Tensor:
-        form = self.config.uniformity
-        if rows is None:
-            return UNIFORMITY_LOSSES[form](self.classifier.weight)
-        if form != "bce_sampled":
+        form, weight = self.config.uniformity, self.classifier.weight
+        if form == "bce_sampled":
+            return sampled_uniformity_loss(weight, rows)
+        if rows is not None:
             raise ValueError(f"uniformity_rows are for the form 'bce_sampled', not {form!r}; leave them out")
-        return sampled_uniformity_loss(self.classifier.weight, rows)
+        if form == "bce_grouped":
+            return grouped_uniformity_loss(weight, self.class_groups.members)
+        return UNIFORMITY_LOSSES[form](weight)
 
     def _soft_targets(self, form: str) -> dict[str, str]:
         """The form of soft targets, for a loss that has two."""
@@ -348,5 +373,5 @@ class BCE3SForImageClassification(PreTrainedModel):
         self.bank.update(projections, labels)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Per-class scores in [0, 1], shape (B, K): Sigmoid of each logit; Softmax if the joint loss is "ce"."""
-        return logits.softmax(dim=1) if self.config.joint == "ce" else logits.sigmoid()
+        """Per-class scores in [0, 1], shape (..., K): Sigmoid of each logit; Softmax if the joint loss is "ce"."""
+        return logits.softmax(dim=-1) if self.config.joint == "ce" else logits.sigmoid()

@@ -12,7 +12,7 @@ PUBLISHED_KEY = "bce3s"
 _PUBLISHED_SETTINGS = (
     *("joint", "contrastive", "uniformity", "normalize_classifier", "normalize_features", "soft_targets"),
     *("projection_dim", "lambda_ss", "contrastive_reduction", "lambda_cc", "contrastive_temperature"),
-    *("class_counts", "prior_bias", "score_thresholds"),
+    *("class_counts", "class_groups", "prior_bias", "score_thresholds"),
 )
 _DATA_SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
@@ -26,6 +26,19 @@ def check_loss_settings(lambda_ss: float, lambda_cc: float, contrastive_temperat
         raise ValueError(f"contrastive_temperature must be positive and finite, got {contrastive_temperature}")
 
 
+def check_class_groups(uniformity: str, class_groups: list[int] | None) -> None:
+    """Raise ValueError unless there are groups of classes where the uniformity loss goes by them, and only there."""
+    if uniformity == "bce_grouped" and class_groups is None:
+        raise ValueError(
+            "uniformity 'bce_grouped' needs class_groups, one whole number for each of the num_labels classes; give "
+            "them, or choose 'bce'"
+        )
+    if uniformity != "bce_grouped" and class_groups is not None:
+        raise ValueError(f"class_groups are for uniformity 'bce_grouped', not {uniformity!r}; give class_groups=None")
+    if not all(isinstance(group, int) for group in class_groups or ()):
+        raise ValueError(f"class_groups must be a list of whole numbers, got {class_groups}")
+
+
 class BCE3SConfig(PreTrainedConfig):
     """Settings of `BCE3SForImageClassification`.
 
@@ -35,7 +48,8 @@ class BCE3SConfig(PreTrainedConfig):
         joint: Form of the joint loss, "bce" or "ce".
         contrastive: Form of the contrastive loss, "bce", "ce", or "none" for no projector and no bank.
         uniformity: Form of the uniformity loss, "bce", "ce" or "none"; for thousands of classes the approximations
-            "bce_second_moment" and "bce_sampled", see `losses.approximate_uniformity`.
+            "bce_second_moment" and "bce_sampled", see `losses.approximate_uniformity`; "bce_grouped" counts no pair of
+            classes of one group, see `losses.grouped_uniformity`.
         normalize_classifier: Use the classifier's vectors at length one, as the paper does.
         normalize_features: Use the features at length one in the joint loss, which the paper does not; no scale.
         soft_targets: What a soft target costs in the BCE forms, "full" or "positive", see `losses.costs.bce_rows`.
@@ -46,6 +60,7 @@ class BCE3SConfig(PreTrainedConfig):
         lambda_cc: Weight of the uniformity loss, at least 0.
         contrastive_temperature: tau of the contrastive loss, positive (transformers keeps `temperature` for itself).
         class_counts: Training images of each class, shape (K,), once trained.
+        class_groups: Group of each class, such as the number of its superclass, shape (K,); for "bce_grouped" only.
         prior_bias: Whether the bias started at the log-odds of the class prior; set by `from_timm`.
         data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
         score_thresholds: For each class the score below which the answer is "none of these", in [0, 1], shape (K,).
@@ -74,6 +89,7 @@ class BCE3SConfig(PreTrainedConfig):
         lambda_cc: float = 1.0,
         contrastive_temperature: float = 1.0,
         class_counts: list[int] | None = None,
+        class_groups: list[int] | None = None,
         prior_bias: bool = False,
         data_config: dict[str, Any] | None = None,
         score_thresholds: list[float] | None = None,
@@ -90,6 +106,7 @@ class BCE3SConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if soft_targets != "full" and "bce" not in (joint, contrastive):
             raise ValueError(f"soft_targets {soft_targets!r} is for BCE forms; joint is {joint!r}, leave it out")
+        check_class_groups(uniformity, class_groups)
         if projection_dim < 1:
             raise ValueError(f"projection_dim must be at least 1, got {projection_dim}")
         check_loss_settings(lambda_ss, lambda_cc, contrastive_temperature)
@@ -109,6 +126,7 @@ class BCE3SConfig(PreTrainedConfig):
         self.lambda_cc = lambda_cc
         self.contrastive_temperature = contrastive_temperature
         self.class_counts = class_counts
+        self.class_groups = class_groups
         self.prior_bias = prior_bias
         self.data_config = data_config
         self.score_thresholds = score_thresholds

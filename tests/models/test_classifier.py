@@ -1,6 +1,7 @@
 """The classifier as a transformers model: losses, options, bank, and every way in and out of a folder."""
 
 import copy
+import functools
 import json
 from dataclasses import fields
 
@@ -20,6 +21,8 @@ from bce3s_hf.losses import (
     ce_contrastive_loss,
     ce_joint_loss,
     ce_uniformity_loss,
+    group_members,
+    grouped_uniformity_loss,
     sampled_uniformity_loss,
     second_moment_uniformity_loss,
 )
@@ -33,6 +36,8 @@ LABELS = torch.tensor([0, 1, 2, 1, 4, 0])
 SOFT_LABELS = 0.7 * F.one_hot(LABELS, 5) + 0.2 * F.one_hot(LABELS.flip(0), 5)
 CLASSES = torch.tensor([0, 1, 2, 4])
 CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
+GROUPS = [7, 2, 7, 2, 0]
+GROUPED = {"uniformity": "bce_grouped", "class_groups": GROUPS}
 SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]}
 
 saved_models = pytest.mark.parametrize(
@@ -249,6 +254,26 @@ def test_approximate_forms_of_the_uniformity_loss():
     torch.testing.assert_close(run(sampled, LABELS).loss_uniformity, values[0].loss_uniformity)
     with pytest.raises(ValueError, match="uniformity_rows are for the form 'bce_sampled', not 'bce'; leave them out"):
         run(exact, LABELS, uniformity_rows=rows)
+
+
+def test_grouped_form_of_the_uniformity_loss():
+    exact, grouped = build().eval(), build(**GROUPED).eval()
+    output, weight = run(grouped, LABELS), grouped.classifier.weight
+    expected = grouped_uniformity_loss(weight, group_members(torch.tensor(GROUPS)))
+    torch.testing.assert_close(output.loss_uniformity, expected)
+    inside = F.softplus(F.cosine_similarity(weight[[0, 1]], weight[[2, 3]])).sum() * 2 / 5
+    torch.testing.assert_close(run(exact, LABELS).loss_uniformity - output.loss_uniformity, inside)
+    assert_same_state(grouped, exact)
+    others = run(build(**{**GROUPED, "class_groups": [7, 7, 2, 2, 0]}).eval(), LABELS)
+    assert abs(others.loss_uniformity - output.loss_uniformity) > 1e-3
+    with pytest.raises(ValueError, match="uniformity_rows are for the form 'bce_sampled', not 'bce_grouped'"):
+        run(grouped, LABELS, uniformity_rows=torch.tensor([0]))
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_groups_of_another_number_of_classes_are_refused(count):
+    with pytest.raises(ValueError, match="uniformity 'bce_grouped' needs class_groups, one whole number for each of"):
+        build(uniformity="bce_grouped", class_groups=[0] * count)
 
 
 def test_one_hot_labels_cost_what_hard_ones_do():
@@ -660,6 +685,7 @@ def test_saved_model_comes_back_whole(name, settings, loader, tmp_path):
         {"normalize_features": True},
         {"soft_targets": "positive"},
         {"contrastive_reduction": "mean"},
+        GROUPED,
     ],
     ids=str,
 )
@@ -667,8 +693,7 @@ def test_saved_settings_act_in_the_loaded_model(settings, tmp_path):
     model = build(**settings).eval()
     model.save_pretrained(tmp_path)
     loaded = BCE3SForImageClassification.from_pretrained(tmp_path)
-    ((name, value),) = settings.items()
-    assert getattr(loaded.config, name) == value
+    assert {name: getattr(loaded.config, name) for name in settings} == settings
     assert loaded.loss_scales() == model.loss_scales()
     output, expected = run_mixed(loaded, 6), run_mixed(model, 6)
     torch.testing.assert_close(output.loss, expected.loss)
@@ -704,6 +729,33 @@ def test_other_number_of_classes_starts_a_new_classifier_on_the_old_backbone(nam
     assert not loaded.classifier.bias.any()
     assert loaded.bank.prototypes.shape == (7, 8) and not loaded.bank.prototypes.any() and not loaded.bank.seen.any()
     assert run(loaded, LABELS).loss.isfinite()
+
+
+def test_groups_are_where_the_model_is_and_in_no_checkpoint(tmp_path):
+    model = build(**GROUPED)
+    model.save_pretrained(tmp_path / "saved"), model.export(tmp_path / "published")
+    expected = group_members(torch.tensor(GROUPS))
+    for folder in ("saved", "published"):
+        loaded = BCE3SForImageClassification.from_pretrained(tmp_path / folder, dtype=torch.bfloat16)
+        assert torch.equal(loaded.class_groups.members, expected) and loaded.config.class_groups == GROUPS
+        assert loaded.class_groups.members.device.type == "cpu" and loaded.to("meta").class_groups.members.is_meta
+    assert not any("groups" in name for name in model.state_dict())
+
+
+def test_groups_of_other_classes_are_not_kept(tmp_path):
+    build(**GROUPED).save_pretrained(tmp_path)
+    load = functools.partial(BCE3SForImageClassification.from_pretrained, tmp_path)
+    other = {"num_labels": 7, "ignore_mismatched_sizes": True}
+    with pytest.raises(ValueError, match="uniformity 'bce_grouped' needs class_groups.*give them, or choose 'bce'"):
+        load(**other)
+    assert load(**other, uniformity="bce").config.class_groups is None
+    groups = [0, 0, 1, 1, 1, 2, 2]
+    loaded = load(**other, class_groups=groups)
+    assert torch.equal(loaded.class_groups.members, group_members(torch.tensor(groups)))
+    assert run(loaded, LABELS).loss.isfinite()
+    with pytest.raises(ValueError, match="class_groups are for uniformity 'bce_grouped', not 'ce'; give class_groups="):
+        load(uniformity="ce")
+    assert load(uniformity="ce", class_groups=None).loss_scales()["loss_uniformity"] == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ EVERY_SETTING_CHANGED = {
     "backbone_kwargs": {"in_chans": 1, "drop_path_rate": 0.1, "out_size": [3, 4]},
     "joint": "ce",
     "contrastive": "bce",
-    "uniformity": "none",
+    "uniformity": "bce_grouped",
     "normalize_classifier": False,
     "normalize_features": True,
     "soft_targets": "positive",
@@ -24,6 +24,7 @@ EVERY_SETTING_CHANGED = {
     "lambda_cc": 0.5,
     "contrastive_temperature": 0.07,
     "class_counts": [30, 3],
+    "class_groups": [4, 0],
     "prior_bias": True,
     "data_config": {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.25]},
     "id2label": {0: "cat", 1: "dog"},
@@ -127,3 +128,24 @@ def test_form_of_soft_targets_without_any_bce_form_is_refused():
     BCE3SConfig(joint="ce", contrastive="bce", soft_targets="positive")
     with pytest.raises(ValueError, match="soft_targets 'positive' is for BCE forms; joint is 'ce', leave it out"):
         BCE3SConfig(joint="ce", contrastive="ce", soft_targets="positive")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"uniformity": "bce_grouped"}, "uniformity 'bce_grouped' needs class_groups, one whole number for each of"),
+        ({"class_groups": [0, 1]}, "class_groups are for uniformity 'bce_grouped', not 'bce'; give class_groups=None"),
+        ({"uniformity": "none", "class_groups": [0, 1]}, "class_groups are for uniformity 'bce_grouped', not 'none'"),
+        (
+            {"uniformity": "bce_grouped", "class_groups": [0, 1.0]},
+            r"class_groups must be a list of whole numbers, got \[0, 1.0\]",
+        ),
+        (
+            {"uniformity": "bce_grouped", "class_groups": ["fish", "bird"]},
+            r"class_groups must be a list of whole numbers, got \['fish', 'bird'\]",
+        ),
+    ],
+)
+def test_groups_of_classes_and_their_loss_need_each_other(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BCE3SConfig(**settings)

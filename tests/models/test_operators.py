@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bce3s_hf import BCE3SForImageClassification
-from bce3s_hf.losses import exact_uniformity, primitives, sample_classes
+from bce3s_hf.losses import exact_uniformity, sample_classes
 from bce3s_hf.models import classifier
 
 MASKED = "index by a mask"
@@ -15,6 +15,7 @@ WAITING = {
     *("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select", "aten::equal"),
     *("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", MASKED),
 }
+VALUES_READ = ("primitives", "joint", "approximate_uniformity", "grouped_uniformity")
 VIEWS = 21 if torch.__version__.startswith("2.6.") else 0  # torch 2.6 takes two steps to some views
 
 
@@ -42,8 +43,8 @@ def operators_of_a_step(monkeypatch):
 
     def count(num_classes, batch, on_accelerator=True, **settings):
         if on_accelerator:  # where no value is looked at
-            for module in (primitives, "bce3s_hf.losses.joint", "bce3s_hf.losses.approximate_uniformity"):
-                monkeypatch.setattr(f"{getattr(module, '__name__', module)}.values_can_be_read", lambda tensor: False)
+            for module in VALUES_READ:
+                monkeypatch.setattr(f"bce3s_hf.losses.{module}.values_can_be_read", lambda tensor: False)
         model = BCE3SForImageClassification.from_timm("test_resnet", image_size=32, num_labels=num_classes, **settings)
         features = torch.randn(3 * batch, model.backbone.num_features, requires_grad=True)
         labels, targets = torch.randint(num_classes, (batch,)), torch.rand(2 * batch, num_classes)
@@ -67,17 +68,23 @@ def test_step_of_the_loss_head_takes_at_most_260_operators_whatever_the_batch_si
 
 def test_no_operator_waits_for_an_accelerator(operators_of_a_step):
     assert WAITING & set(operators_of_a_step(100, 64, on_accelerator=False))  # on the CPU values are checked
-    for form in ("bce", "bce_second_moment"):
-        assert not WAITING & set(operators_of_a_step(100, 64, uniformity=form))
+    grouped = {"uniformity": "bce_grouped", "class_groups": [k % 20 for k in range(100)]}
+    for settings in ({}, {"uniformity": "bce_second_moment"}, grouped):
+        assert not WAITING & set(operators_of_a_step(100, 64, **settings))
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "uniformity"), [(10, "bce"), (600, "bce_second_moment"), (600, "bce_sampled"), (10, "ce")]
+    ("num_classes", "uniformity"),
+    [(10, "bce"), (600, "bce_second_moment"), (600, "bce_sampled"), (10, "bce_grouped"), (10, "ce")],
 )
 def test_forward_compiles_to_one_graph_with_the_same_gradients(num_classes, uniformity):
     torch.manual_seed(0)
     model = BCE3SForImageClassification.from_timm(
-        "test_vit", image_size=32, num_labels=num_classes, uniformity=uniformity
+        "test_vit",
+        image_size=32,
+        num_labels=num_classes,
+        uniformity=uniformity,
+        class_groups=[k % 3 for k in range(num_classes)] if uniformity == "bce_grouped" else None,
     )
     labels = torch.arange(4)
     inputs = {
@@ -111,7 +118,7 @@ def test_forward_compiles_to_one_graph_with_the_same_gradients(num_classes, unif
     ids=str,
 )
 def test_no_step_of_the_trainer_waits_for_an_accelerator(make_trainer, monkeypatch, settings):
-    for module in ("primitives", "joint", "approximate_uniformity"):
+    for module in VALUES_READ:
         monkeypatch.setattr(f"bce3s_hf.losses.{module}.values_can_be_read", lambda tensor: False)
     waits = []
     for steps in (2, 7):
