@@ -53,11 +53,19 @@ class DataArguments:
         default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of the conventions shuffle and choice."})
+    held_out_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Validate on up to so many images of each class, of those that imbalance_factor left out."},
+    )
     manifest: str | None = field(
         default=None, metadata={"help": "split.json of another run, to train on exactly its images."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Image column; found by its type."})
     label_column: str | None = field(default=None, metadata={"help": "Label column; found by its type."})
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the groups of classes, such as coarse_label, for uniformity bce_grouped."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
     augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
@@ -78,6 +86,13 @@ class DataArguments:
                 setattr(self, name, None)
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
+        if self.held_out_per_class is not None and self.held_out_per_class < 1:
+            raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
+        if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:
+            raise ValueError(
+                f"held_out_per_class {self.held_out_per_class} takes what imbalance_factor leaves out; without it, "
+                "give validation_fraction"
+            )
         if (self.train_list is None) != (self.test_list is None):
             raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
         if self.train_list is None and self.published is not None:
@@ -87,6 +102,11 @@ class DataArguments:
             raise ValueError(
                 "image_column, label_column, train_split and test_split are of no use with train_list and test_list, "
                 "which say all that; leave them out"
+            )
+        if self.train_list is not None and self.group_column is not None:
+            raise ValueError(
+                f"group_column {self.group_column!r} is of no use with train_list and test_list, which name no "
+                "groups; leave it out"
             )
 
 
@@ -105,7 +125,8 @@ class ModelArguments:
     uniformity: str = field(
         default="bce",
         metadata={
-            "help": "Uniformity loss; the second moment and sampled rows approximate it for thousands of classes.",
+            "help": "Uniformity loss; the second moment and sampled rows approximate it for thousands of classes, the "
+            "grouped form lets classes of one group_column stay close.",
             "choices": [*UNIFORMITY_LOSSES, "none"],
         },
     )

@@ -22,8 +22,8 @@ from bce3s_hf.data import (
     train_transform,
 )
 from bce3s_hf.data.lists import list_sha256, load_lists
-from bce3s_hf.data.long_tail import column_values
-from bce3s_hf.data.sources import IMAGE, LABEL
+from bce3s_hf.data.long_tail import column_values, left_out_indices
+from bce3s_hf.data.sources import GROUP, IMAGE, LABEL, find_class_groups
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
@@ -41,12 +41,16 @@ class Splits:
         test: Images to test on.
         manifest: Which rows were taken, if a subset was.
         lists: SHA-256 of the training and the test list by file name, if the images were given by lists.
+        validation: Images that the subset left out, if asked for.
+        class_groups: Group of each of the K classes, if a column of groups was given.
     """
 
     train: Dataset
     test: Dataset
     manifest: SplitManifest | None
     lists: dict[str, str] | None = None
+    validation: Dataset | None = None
+    class_groups: list[int] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -68,10 +72,16 @@ def load_splits(args: DataArguments) -> Splits:
             args.dataset,
             image_column=args.image_column,
             label_column=args.label_column,
+            group_column=args.group_column,
             train_split=args.train_split,
             test_split=args.test_split,
         )
-    train, manifest = images["train"], None
+    whole, class_groups = images["train"], None
+    if args.group_column is not None:
+        class_groups = find_class_groups(whole)
+        whole = whole.remove_columns(GROUP)
+    train = whole
+    manifest = validation = None
     if args.manifest is not None:
         manifest = SplitManifest.load(args.manifest)
         if args.imbalance_factor not in (None, manifest.imbalance_factor):
@@ -93,11 +103,24 @@ def load_splits(args: DataArguments) -> Splits:
     lists = None
     if args.train_list is not None:
         lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
-    return Splits(train, images["test"], manifest, lists)
+    if args.held_out_per_class is not None:
+        left = left_out_indices(column_values(whole, LABEL), np.array(manifest.indices), args.held_out_per_class)
+        validation = whole.select(left)
+    return Splits(train, images["test"], manifest, lists, validation, class_groups)
 
 
 def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
-    """New model for the classes of the data, initialised from `seed`."""
+    """New model for the classes of the data, initialised from `seed`.
+
+    Raises:
+        ValueError: If the settings do not suit each other, the backbone or the data.
+    """
+    grouped = args.uniformity == "bce_grouped"
+    if grouped and splits.class_groups is None:
+        raise ValueError(
+            "uniformity 'bce_grouped' needs group_column, the column that tells the group of each class, such as "
+            "coarse_label; give it, or choose another uniformity"
+        )
     set_seed(seed)
     names = splits.class_names
     counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
@@ -109,6 +132,7 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         joint=args.joint,
         contrastive=args.contrastive,
         uniformity=args.uniformity,
+        class_groups=splits.class_groups if grouped else None,
         normalize_classifier=args.normalize_classifier,
         normalize_features=args.normalize_features,
         soft_targets=args.soft_targets,
@@ -134,10 +158,18 @@ def load_checkpoint(checkpoint: str) -> BCE3SForImageClassification:
 def build_trainer(
     model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, data_args: DataArguments
 ) -> BCE3STrainer:
-    """Trainer on the augmented training images, evaluating on the test images."""
+    """Trainer on the augmented training images, evaluating on the test images, and on held-out ones if there are."""
+    if splits.validation is not None and args.validation_fraction:
+        raise ValueError(
+            f"held_out_per_class {data_args.held_out_per_class} and validation_fraction {args.validation_fraction} "
+            "both hold out images; leave one out"
+        )
     data_config = model.config.data_config
     train = _training_images(splits.train, data_config, data_args, args.seed)
-    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=evaluation_images(splits.test, data_config))
+    test = evaluation_images(splits.test, data_config)
+    if splits.validation is not None:
+        test = {"test": test, "validation": evaluation_images(splits.validation, data_config)}
+    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=test)
 
 
 def evaluation_images(images: Dataset, data_config: dict[str, Any]) -> ImageDataset:
@@ -196,7 +228,9 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
     if trainer.is_world_process_zero():
         split = None if splits.manifest is None else _without_indices(splits.manifest)
         content = {**run_record(trainer, result), "split": split, "lists": splits.lists, **record}
-        (folder / RESULTS_FILE).write_text(json.dumps(content, indent=1) + "\n")
+        partial = folder / f"{RESULTS_FILE}.partial"
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
     return result
 
 

@@ -260,3 +260,77 @@ def plot_features(
     )
     figure.legend(loc="outside right center", title="training images: class", fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def plot_by_class(
+    panels: dict[str, dict[str, np.ndarray]], class_counts: np.ndarray, path: str | os.PathLike, title: str = ""
+) -> None:
+    """Draw values of each class, head to tail from left to right, panels of one scale below each other; save it.
+
+    Of more than 30 classes, each run has dots, and a line of their running mean over a tenth of the classes.
+
+    Args:
+        panels: By name of the quantity, which stands at the axis: by run, the same ones in each panel, (K,).
+        class_counts: Training images of each class, (K,).
+        path: Where to save; the ending chooses the format.
+        title: Above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-np.asarray(class_counts), kind="stable")
+    counts = np.asarray(class_counts)[order]
+    positions = np.arange(len(order))
+    crowded = len(order) > 30
+    window = len(order) // 10 // 2 * 2 + 1
+    figure = Figure(figsize=(9, 1.5 + 3.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, (quantity, values_by_run) in zip(axes, panels.items(), strict=True):
+        for number, (run, values) in enumerate(values_by_run.items()):
+            colour, marker = f"C{number % 10}", _MARKERS[number % len(_MARKERS)]
+            values = np.asarray(values)[order]
+            if crowded:
+                axis.plot(positions, values, linestyle="", marker=marker, markersize=2.5, color=colour, alpha=0.3)
+                axis.plot(positions, _running_mean(values, window), color=colour, label=run)
+            else:
+                axis.plot(positions, values, marker=marker, color=colour, label=run)
+        _mark_groups(axis, counts, height=1.01)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.set_ylabel(quantity)
+    axis.set_xlim(-0.5, len(order) - 0.5)
+    axis.set_xlabel(
+        f"classes, head to tail; line: mean over {window} classes"
+        if crowded
+        else "training images of the class, head to tail"
+    )
+    if not crowded:
+        axis.set_xticks(positions, counts)
+    axes[0].set_title(title, pad=22)
+    figure.legend(handles=axis.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=150)
+
+
+def plot_cosines_over_training(
+    curves: dict[str, dict[str, list[float]]], path: str | os.PathLike, title: str = ""
+) -> None:
+    """Draw mean and standard deviation of the cosines between classifier vectors, epoch by epoch, and save it.
+
+    Args:
+        curves: By run, `epoch`, and of all pairs of classes then `mean` and `std` of their cosines, C values each.
+        path: Where to save; the ending chooses the format.
+        title: Above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, name, label in zip(axes, ("mean", "std"), ("mean cosine", "standard deviation"), strict=True):
+        for number, (run, curve) in enumerate(curves.items()):
+            style = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 4, "color": f"C{number % 10}"}
+            axis.plot(curve["epoch"], curve[name], label=run, **style)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+    figure.suptitle(title)
+    figure.legend(handles=axis.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=150)

@@ -1,5 +1,6 @@
 """Records of a training: what was measured, and all that is needed to repeat it."""
 
+import base64
 import platform
 from dataclasses import dataclass
 from enum import Enum
@@ -27,10 +28,17 @@ _CONFIG = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run measured on the test images: metrics in [0, 1], and per-class accuracy (K,)."""
+    """What a run measured on the N test images.
+
+    Attributes:
+        metrics: What `long_tail_metrics` returned; with `flip_averaging` also with `flip_` in front.
+        per_class: Accuracy of each class, (K,) in [0, 1].
+        hits: Which images were predicted right, bool (N,).
+    """
 
     metrics: dict[str, float]
     per_class: np.ndarray
+    hits: np.ndarray
 
 
 def test_images(trainer: Trainer) -> Dataset | None:
@@ -44,13 +52,25 @@ def measure(trainer: Trainer) -> RunResult:
     output = trainer.predict(test_images(trainer), metric_key_prefix="test")
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     predictions = output.predictions[:, 0].astype(int)
-    return RunResult(metrics, per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels))
+    per_class = per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels)
+    return RunResult(metrics, per_class, predictions == output.label_ids)
 
 
 def run_record(trainer: Trainer, result: RunResult) -> dict[str, Any]:
     """Figures of a run of a `BCE3STrainer`, and what it trained, how and on what, ready for JSON."""
     per_class = [None if np.isnan(value) else round(float(value), 6) for value in result.per_class]
-    return {**training_record(trainer), "metrics": result.metrics, "per_class_accuracy": per_class}
+    found = {"metrics": result.metrics, "per_class_accuracy": per_class}
+    return {**training_record(trainer), **found, "test_images": len(result.hits), "hits": packed(result.hits)}
+
+
+def packed(hits: np.ndarray) -> str:
+    """Bits (N,) as text; `unpacked` is its inverse."""
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """The first `count` bits of what `packed` returned, bool (count,)."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
 
 
 def training_record(trainer: Trainer) -> dict[str, Any]:
@@ -77,7 +97,20 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
         **environment(args.world_size, args.device),
         **({"train_seconds": seconds[-1]} if seconds else {}),
         "log": [entry for entry in history if "loss" in entry],
+        "evaluations": _evaluations(history),
     }
+
+
+def _evaluations(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured in the course of the training, one entry a step, of whichever datasets there are."""
+    steps: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        if any(name.startswith("eval_") for name in entry):
+            steps.setdefault(entry["step"], {}).update(entry)
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
+        for entry in steps.values()
+    ]
 
 
 def environment(processes: int, device: torch.device) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from bce3s_hf.training_args import BCE3STrainingArguments
 
 METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
 TRAINED = ("class_balanced", "crt")
-_LONG = ("log", "per_class_accuracy", "split")
+_LONG = ("log", "evaluations", "per_class_accuracy", "hits", "split")
 _FIRST_STAGE_SETTINGS = (
     *("num_train_epochs", "max_steps", "mixup_alpha", "cutmix_alpha", "plain_view", "partner_sampler", "sampler"),
     *("weight_decay", "class_balanced_beta", "ema_decay", "layer_decay", "train_only_classifier", "warmup_steps"),
@@ -201,6 +201,7 @@ def run_second_stage(
             method_args.optim, method_args.optim_args = OptimizerNames.SGD, "momentum=0.9"
         elif method == "crt":
             method_args.sampler, method_args.sampler_power = "class_balanced", None
+            method_args.absent_ratio = None  # which counts on images drawn alike
             restart_classifier(model, args.seed)
         elif method == "tau_normalization":
             normalize_tau(model, stage.normalization_tau)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
 
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
+from bce3s_hf.data.long_tail import balanced_negative_ratio
 from bce3s_hf.data.mixing import mixed_views
 from bce3s_hf.losses import (
     bce_uniformity_optimum,
@@ -94,6 +95,9 @@ class BCE3STrainer(PublishingTrainer):
                 train_dataset, validation = _hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
             model.config.class_counts = _class_counts(train_dataset, model).tolist()
+            if args.absent_ratio is not None:
+                step = args.train_batch_size * args.world_size
+                args.negative_ratio = balanced_negative_ratio(model.config.class_counts, step, args.absent_ratio)
         if model.config.class_counts is None:
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
@@ -268,7 +272,7 @@ class BCE3STrainer(PublishingTrainer):
             for name, value in self._term_sums.items():
                 logs[name] = self._gather(value[None] / self._term_count).mean().item()
             form = self.model.config.uniformity
-            if form.startswith("bce") and "loss_uniformity" in logs:
+            if form.startswith("bce") and form != "bce_grouped" and "loss_uniformity" in logs:  # of another optimum
                 optimum = bce_uniformity_optimum(self.model.config.num_labels)
                 logs["uniformity_excess"] = logs["loss_uniformity"] - optimum
             if form == "bce_second_moment" and "loss_uniformity" in logs:
@@ -288,6 +292,21 @@ class BCE3STrainer(PublishingTrainer):
             if self.args.world_size > 1:  # each process has its own statistics; those of the first are saved
                 distribute_bn(self.model, self.args.world_size, reduce=False)
             return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As in transformers; with `flip_averaging`, logits (B, 2, K): of the images, and averaged over the flip."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if self.args.flip_averaging and logits is not None:
+            mirrored = {"pixel_values": inputs["pixel_values"].flip(-1)}
+            _, of_mirrored, _ = super().prediction_step(model, mirrored, False, ignore_keys)
+            logits = torch.stack([logits, (logits + of_mirrored) / 2], dim=1)
+        return loss, logits, labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers; the averaged weights if there are any. A checkpoint holds both."""
@@ -357,15 +376,19 @@ class BCE3STrainer(PublishingTrainer):
         return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
 
     def _predictions(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Predicted class and its score, (B, 2): all that the metrics need of (B, K) logits."""
-        predictions = logits.argmax(dim=1, keepdim=True)  # not of the scores: large logits all have Sigmoid 1
-        scores = self.model.scores(logits.float()).gather(1, predictions)
-        return torch.cat([predictions.float(), scores], dim=1)
+        """Predicted class and its score, (B, 2), all that the metrics need of (B, K) logits; of (B, 2, K), (B, 4)."""
+        logits = logits.float()
+        predictions = logits.argmax(dim=-1, keepdim=True)  # not of the scores: large logits all have Sigmoid 1
+        scores = self.model.scores(logits).gather(-1, predictions)
+        return torch.cat([predictions.float(), scores], dim=-1).flatten(1)
 
     def _long_tail_metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
-        predictions, scores = evaluation.predictions.T
-        counts = np.asarray(self.model.config.class_counts)
-        return long_tail_metrics(predictions.astype(int), evaluation.label_ids, scores, counts)
+        columns, counts = evaluation.predictions.T, np.asarray(self.model.config.class_counts)
+        found = {}
+        for prefix, predictions, scores in zip(("", "flip_"), columns[::2], columns[1::2], strict=False):
+            metrics = long_tail_metrics(predictions.astype(int), evaluation.label_ids, scores, counts)
+            found |= {f"{prefix}{name}": value for name, value in metrics.items()}
+        return found
 
 
 class _EpochCallback(TrainerCallback):

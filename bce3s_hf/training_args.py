@@ -48,6 +48,12 @@ class BCE3STrainingArguments(TrainingArguments):
         default=0.4,
         metadata={"help": "r: share of the classes that the joint loss runs over in a step, in (0, 1]."},
     )
+    absent_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Choose r by the batch: so that this share, in [0, 1], of the classes absent from it is kept."
+        },
+    )
     uniformity_rows: int | None = field(
         default=None,
         metadata={"help": "Classes that the uniformity loss 'bce_sampled' averages over in a step, drawn at random."},
@@ -106,6 +112,12 @@ class BCE3STrainingArguments(TrainingArguments):
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
+    flip_averaging: bool = field(
+        default=False,
+        metadata={
+            "help": "Also evaluate by the mean of the logits of an image and its mirror image: flip_accuracy, ..."
+        },
+    )
     channels_last: bool = field(
         default=True, metadata={"help": "Channels innermost in memory: convolutions run faster so."}
     )
@@ -138,6 +150,13 @@ class BCE3STrainingArguments(TrainingArguments):
         check_loss_settings(self.lambda_ss, self.lambda_cc, self.contrastive_temperature)
         if not 0 < self.negative_ratio <= 1:
             raise ValueError(f"negative_ratio must be in (0, 1], got {self.negative_ratio}")
+        if self.absent_ratio is not None and not 0 <= self.absent_ratio <= 1:
+            raise ValueError(f"absent_ratio must be in [0, 1], got {self.absent_ratio}")
+        if self.absent_ratio is not None and self.sampler != "instance":
+            raise ValueError(
+                f"absent_ratio {self.absent_ratio} counts on images drawn alike, sampler is {self.sampler!r}; give "
+                "negative_ratio instead"
+            )
         if not self.contrastive_warmup_epochs >= 0:
             raise ValueError(f"contrastive_warmup_epochs must be at least 0, got {self.contrastive_warmup_epochs}")
         if not 0 <= self.validation_fraction < 1:

@@ -45,7 +45,14 @@ LOWER_UNITS = {
     },
     "prediction": {"data", "escaping", "models"},
     "onnx": {"models"},
-    "ablation": {"metrics", "training_args", "arguments", "experiment"},
+    "reproduction": {
+        *("metrics", "models", "training_args", "arguments", "experiment", "records", "publication"),
+        "second_stage",
+    },
+    "mechanism": {
+        *("losses", "data", "metrics", "models", "arguments", "evaluation", "experiment", "publication"),
+        "reproduction",
+    },
     "benchmark": {
         *("losses", "data", "models", "training_args", "trainer", "prediction", "provenance", "records"),
     },

@@ -9,11 +9,11 @@ from conftest import ROOT
 from sklearn.metrics import accuracy_score, recall_score
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
-from bce3s_hf.ablation import read_plan
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.data import SplitManifest, normalize
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.experiment import build_model, load_splits, measure, run
+from bce3s_hf.records import training_record
 from bce3s_hf.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.thresholds import ThresholdArguments
 
@@ -171,7 +171,7 @@ def test_settings_that_make_no_sense_are_refused(parse, text, message):
 
 
 def of_one_training(path):
-    return not path.stem.startswith(("ablate", "evaluate", "finetune", "fit"))
+    return not path.stem.startswith(("evaluate", "finetune", "fit"))
 
 
 @pytest.mark.parametrize("recipe", sorted(filter(of_one_training, RECIPES.glob("*.yaml"))), ids=lambda path: path.stem)
@@ -197,12 +197,6 @@ def test_settings_of_the_other_recipes_are_known():
     classes = (CheckpointArguments, ThresholdArguments, DataArguments)
     _, thresholds, _ = parse_arguments(RECIPES / "fit_thresholds.yaml", ["--checkpoint", "runs/mine"], classes)
     assert thresholds.validation_fraction == 0.1
-
-
-@pytest.mark.parametrize("plan", sorted(RECIPES.glob("ablate*.yaml")), ids=lambda path: path.stem)
-def test_every_combination_of_the_plan_is_known(plan):
-    plan = read_plan(plan)
-    assert len(plan.rows) > 3 and len(plan.seeds) >= 3
 
 
 def test_data_stays_as_it_is_without_imbalance_factor():
@@ -381,3 +375,39 @@ def test_none_undoes_a_setting_of_a_yaml_file(name):
     recipe = RECIPES / "imagenet_lt.yaml"
     kept, undone = (parse_arguments(recipe, ["--use_cpu", *more], TRAINING)[1] for more in ([], [f"--{name}=none"]))
     assert getattr(kept, name) is not None and getattr(undone, name) is None
+
+
+def test_held_out_images_are_those_that_the_subset_left_out():
+    splits = load_splits(DataArguments(imbalance_factor=20, held_out_per_class=10))
+    plain = load_splits(DataArguments(imbalance_factor=20))
+    assert splits.manifest == plain.manifest and plain.validation is None
+    counts = torch.tensor(splits.validation["label"][:]).bincount(minlength=10).tolist()
+    available = torch.tensor(load_splits(DataArguments()).train["label"][:]).bincount()
+    left = available - torch.tensor(splits.manifest.class_counts)
+    assert counts == left.clamp_max(10).tolist() and min(counts) < 10 == max(counts)
+    trained = {image.tobytes() for image in splits.train["image"][:]}
+    assert not trained & {image.tobytes() for image in splits.validation["image"][:]}
+
+
+def test_held_out_images_are_evaluated_beside_the_test_images(make_trainer):
+    splits = load_splits(DataArguments(imbalance_factor=20, max_count=60, held_out_per_class=2))
+    trainer = make_trainer(splits=splits, max_steps=2, eval_strategy="steps", eval_steps=1, logging_strategy="no")
+    trainer.train()
+    evaluations = training_record(trainer)["evaluations"]
+    assert [entry["step"] for entry in evaluations] == [1, 2]
+    assert {"eval_test_few", "eval_validation_balanced_accuracy"} <= evaluations[0].keys()
+    assert not [name for name in evaluations[0] if "per_second" in name]
+    with pytest.raises(ValueError, match="held_out_per_class .* and validation_fraction 0.1 both hold out images"):
+        make_trainer(splits=splits, validation_fraction=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"held_out_per_class": 0, "imbalance_factor": 20}, "held_out_per_class must be at least 1, got 0"),
+        ({"held_out_per_class": 5}, "held_out_per_class 5 takes what imbalance_factor leaves out"),
+    ],
+)
+def test_images_that_cannot_be_held_out(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataArguments(**settings)

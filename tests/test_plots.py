@@ -12,9 +12,11 @@ from matplotlib.figure import Figure  # noqa: E402
 from bce3s_hf.data import long_tail_counts  # noqa: E402
 from bce3s_hf.metrics import CalibrationCurve  # noqa: E402
 from bce3s_hf.plots import (  # noqa: E402
+    plot_by_class,
     plot_calibration,
     plot_class_counts,
     plot_classifier_cosines,
+    plot_cosines_over_training,
     plot_features,
     plot_per_class_accuracy,
 )
@@ -231,3 +233,60 @@ def test_class_counts_fall_on_a_log_axis_and_empty_classes_have_no_bar(figures):
 def test_any_class_counts_can_be_drawn(tmp_path, counts):
     plot_class_counts(counts, tmp_path / "counts.png")
     assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_by_class_run_from_head_to_tail_on_one_scale(figures):
+    panels = {
+        "push, BCE form": {"CE": np.array([0.1, 0.9, 0.5]), "BCE": np.array([0.2, np.nan, 0.6])},
+        "push, CE form": {"CE": np.array([0.3, 0.4, 0.5]), "BCE": np.array([0.5, 0.5, 0.5])},
+    }
+    plot_by_class(panels, [10, 500, 50], "unused.png", title="digits")
+    upper, lower = figures[0].axes
+    for axis, (quantity, runs) in zip((upper, lower), panels.items(), strict=True):
+        assert axis.get_ylabel() == quantity
+        for line, values in zip(axis.lines, runs.values(), strict=False):
+            np.testing.assert_array_equal(line.get_ydata(), values[[1, 2, 0]])
+        assert [line.get_color() for line in axis.lines[:2]] == ["C0", "C1"]
+        assert [text.get_text() for text in axis.texts] == ["Many", "Medium", "Few"]
+        assert axis.get_ylim()[0] < 0.1 and axis.get_ylim()[1] > 0.9
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["500", "50", "10"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["CE", "BCE"]
+    assert (upper.get_title(), lower.get_title()) == ("digits", "")
+
+
+def test_panel_of_many_classes_shows_a_running_mean(figures):
+    values = np.random.default_rng(0).permutation(100) / 100
+    counts = np.random.default_rng(1).permutation(100)
+    plot_by_class({"push": {"BCE": values}}, counts, "unused.png")
+    (axis,) = figures[0].axes
+    ordered = values[np.argsort(-counts)]
+    dots, line = axis.lines[:2]
+    assert dots.get_linestyle() == "None" and dots.get_ydata().tolist() == ordered.tolist()
+    assert line.get_ydata()[[0, 50, 99]] == pytest.approx([ordered[s].mean() for s in np.s_[:6, 45:56, 94:]])
+    assert axis.get_xlabel() == "classes, head to tail; line: mean over 11 classes"
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["BCE"]
+
+
+def test_cosines_over_training_are_a_line_a_run(figures):
+    curves = {
+        "ce-0": {"epoch": [1, 2, 4], "mean": [0.1, 0.0, -0.1], "std": [0.3, 0.2, 0.1]},
+        "bce-0": {"epoch": [2], "mean": [0.2], "std": [0.4]},
+    }
+    plot_cosines_over_training(curves, "unused.png", title="digits")
+    assert [axis.get_ylabel() for axis in figures[0].axes] == ["mean cosine", "standard deviation"]
+    for axis, name in zip(figures[0].axes, ("mean", "std"), strict=True):
+        assert axis.get_xlabel() == "epoch"
+        for line, curve in zip(axis.lines, curves.values(), strict=True):
+            assert line.get_xdata().tolist() == curve["epoch"] and line.get_ydata().tolist() == curve[name]
+        assert [line.get_color() for line in axis.lines] == ["C0", "C1"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["ce-0", "bce-0"]
+    assert figures[0].get_suptitle() == "digits"
+
+
+@pytest.mark.parametrize("num_classes", [2, 100])
+def test_pictures_of_the_mechanism_are_written(tmp_path, num_classes):
+    counts = np.array(long_tail_counts(num_classes, 500, 100))
+    plot_by_class({"a": accuracies(num_classes, "CE"), "b": accuracies(num_classes, "CE")}, counts, tmp_path / "a.png")
+    plot_cosines_over_training({"CE": {"epoch": [1], "mean": [0.0], "std": [0.1]}}, tmp_path / "b.png")
+    for name in "ab":
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

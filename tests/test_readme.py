@@ -16,7 +16,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, predict_images
-from bce3s_hf.ablation import ablation_table, read_plan
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments, parse_settings
 from bce3s_hf.benchmark import TABLE_HEAD, BenchmarkArguments, Row, table_line
 from bce3s_hf.benchmark.rows import Quartiles
@@ -24,6 +23,7 @@ from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.hub import PushArguments
 from bce3s_hf.metrics import results_table
 from bce3s_hf.publication import PublishArguments
+from bce3s_hf.reproduction import fill_tables, read_plan, run_name
 from bce3s_hf.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.thresholds import ThresholdArguments
 
@@ -168,12 +168,22 @@ def test_figures_of_the_bias_are_those_of_the_records():
     assert f"accuracy after it {accuracy[0]} and {accuracy[1]}" in text
 
 
-@pytest.mark.parametrize("name", ["ablation", "mixing", "precision"])
-def test_ablation_tables_are_those_of_the_records(name):
-    content = record(f"digits_lt/{name}.json")
-    assert ablation_table(content["rows"]) in README
-    plan = read_plan(ROOT / "recipes" / f"ablate_digits{'' if name == 'ablation' else f'_{name}'}.yaml")
-    assert [row["settings"] for row in content["rows"]] == plan.rows and content["settings"] == plan.settings
+@pytest.mark.parametrize("page", ["README.md", "model_cards/evidence.md"])
+def test_tables_of_plans_are_made_from_their_records(page):
+    text = (ROOT / page).read_text()
+    assert text.count("<!-- results of ") == text.count("<!-- end -->") >= 2
+    assert fill_tables(text, ROOT / "recipes" / "plans", ROOT / "model_cards") == text
+
+
+@pytest.mark.parametrize("plan", sorted((ROOT / "recipes" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_records_are_of_the_plans_as_they_are(plan):
+    for folder in (ROOT / "model_cards" / plan.stem).glob("*"):
+        content, wanted = record(folder / "results.json"), read_plan(plan)
+        (row,) = [row for row in wanted.rows if run_name(row, content["seed"]) == folder.name]
+        settings = wanted.settings | wanted.rows[row]
+        for name, value in content["data"].items() | content["training"].items() | content["model"].items():
+            assert name not in settings or str(settings[name]).lower() == str(value).lower() or settings[name] == value
+        assert content["backbone"] == settings["backbone"]
 
 
 def test_speed_tables_are_those_of_the_record():

@@ -116,21 +116,6 @@ def test_real_cifar100_has_the_size_that_the_field_reports():
     assert np.bincount(load_images(folder)["test"]["label"]).tolist() == [100] * 100
 
 
-def test_ablation_writes_both_tables(tmp_path):
-    grid = "grid:\n  - {joint: [ce, bce]}\n"
-    settings = (
-        "settings: {dataset: digits, imbalance_factor: 20, backbone: test_resnet, image_size: 16, max_steps: 2}\n"
-    )
-    (tmp_path / "plan.yaml").write_text(f"seeds: 1\n{settings}{grid}")
-    command = [ROOT / "recipes" / "ablate.py", "--plan", "plan.yaml", "--output_dir", "out", "--use_cpu=True"]
-    done = subprocess.run(list(map(str, [sys.executable, *command])), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    table = (tmp_path / "out" / "ablation.md").read_text()
-    assert table in done.stdout and table.startswith("| joint | Many | Medium | Few | All |")
-    record = json.loads((tmp_path / "out" / "ablation.json").read_text())
-    assert [row["settings"]["joint"] for row in record["rows"]] == ["ce", "bce"]
-
-
 def test_gradient_sizes_are_those_of_the_readme(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "recipes" / "gradient_sizes.py", "--classes", "10", "100"],

@@ -124,6 +124,7 @@ def test_contrastive_loss_stays_out_of_the_total_during_warm_up(make_trainer):
     ("setting", "among"),
     [
         ({"negative_ratio": 0.5}, {}),
+        ({"absent_ratio": 0.0, "per_device_train_batch_size": 4}, {"per_device_train_batch_size": 4}),
         ({"lambda_ss": 0.5}, {}),
         ({"lambda_cc": 0.5}, {}),
         ({"contrastive_temperature": 0.2}, {}),
@@ -207,6 +208,35 @@ def test_evaluation_gives_the_metrics_of_all_logits(make_trainer):
     assert {"accuracy", "many", "medium", "few", "macro_f1", "worst_class_accuracy", "ece_few"} <= expected.keys()
     for name, value in expected.items():
         assert metrics[f"eval_{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("joint", ["bce", "ce"])
+def test_flip_averaging_adds_the_metrics_of_the_mean_logits(make_trainer, joint):
+    settings = {"joint": joint, "contrastive": "none", "per_device_eval_batch_size": 150, "num_train_epochs": 2}
+    trainer = make_trainer(flip_averaging=True, **settings)
+    trainer.train()
+    metrics = trainer.evaluate()
+    trainer.args.flip_averaging = False
+    assert {name for name in metrics if "flip" not in name} == trainer.evaluate().keys()
+    items = [trainer.eval_dataset[index] for index in range(len(trainer.eval_dataset))]
+    images = normalize(torch.stack([item["pixel_values"] for item in items]), trainer.model.config.data_config)
+    with torch.no_grad():
+        logits = (trainer.model(images).logits + trainer.model(images.flip(-1)).logits) / 2
+    confidences, predictions = trainer.model.scores(logits).max(dim=1)
+    labels = np.array([item["labels"] for item in items])
+    counts = np.array(trainer.model.config.class_counts)
+    expected = long_tail_metrics(predictions.numpy(), labels, confidences.numpy(), counts)
+    assert expected["accuracy"] != pytest.approx(metrics["eval_accuracy"])
+    for name, value in expected.items():
+        assert metrics[f"eval_flip_{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_share_of_absent_classes_sets_the_share_of_all(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, absent_ratio=0.25, per_device_train_batch_size=8)
+    counts = np.array(trainer.model.config.class_counts)
+    present = sum(1 - (1 - count / counts.sum()) ** 8 for count in counts)
+    assert trainer.args.negative_ratio == pytest.approx((present + 0.25 * (10 - present)) / 10)
+    assert 0.5 < trainer.args.negative_ratio < 0.7
 
 
 def test_drop_last_drops_no_image_of_the_evaluation(make_trainer):

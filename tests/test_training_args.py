@@ -14,6 +14,8 @@ REFUSED = [
     ("contrastive_temperature", -1.0, "contrastive_temperature must be positive and finite, got -1.0"),
     ("negative_ratio", 0.0, r"negative_ratio must be in \(0, 1\], got 0.0"),
     ("negative_ratio", 1.01, r"negative_ratio must be in \(0, 1\], got 1.01"),
+    ("absent_ratio", -0.1, r"absent_ratio must be in \[0, 1\], got -0.1"),
+    ("absent_ratio", 1.1, r"absent_ratio must be in \[0, 1\], got 1.1"),
     ("contrastive_warmup_epochs", -1.0, "contrastive_warmup_epochs must be at least 0, got -1.0"),
     ("validation_fraction", -0.1, r"validation_fraction must be in \[0, 1\), got -0.1"),
     ("validation_fraction", 1.0, r"validation_fraction must be in \[0, 1\), got 1.0"),
@@ -39,6 +41,10 @@ CONTRADICTIONS = {
     "frozen backbone, lower rates": (
         {"train_only_classifier": True, "layer_decay": 0.7},
         "layer_decay 0.7 does nothing with train_only_classifier; leave one out",
+    ),
+    "absent classes of another draw": (
+        {"absent_ratio": 0.1, "sampler": "class_balanced"},
+        "absent_ratio 0.1 counts on images drawn alike, sampler is 'class_balanced'; give negative_ratio instead",
     ),
     "no view": ({"plain_view": False}, "plain_view False leaves no view; give mixup_alpha or cutmix_alpha"),
     "partners of no use": (

@@ -1,8 +1,9 @@
 """ResNets for 32 x 32 images, registered with timm: `timm.create_model("resnet32_cifar", num_classes=100)`.
 
 `resnet{20,32,44,56}_cifar` are the networks of He et al. (2016), section 4.2: three stages of 16, 32 and 64 channels
-with parameter-free shortcuts. `resnet34_cifar` is the ImageNet ResNet-34 with a 3 x 3 stem and no max-pooling, 21.3 M
-parameters: the one that the authors of BCE3S train, under the name of ResNet-32.
+with parameter-free shortcuts. "ResNet-32" names two more in this field: `resnet32x4_cifar` is four times as wide, as
+GLMC trains it, and `resnet34_cifar`, which the authors of BCE3S train, is the ImageNet ResNet-34 with a 3 x 3 stem and
+no max-pooling, 21.3 M parameters.
 
 A published folder holds a copy of this file, with which transformers loads these networks without this package: so it
 imports nothing of the package, and ends with transformers' wrapper of timm models, by a name of its own.
@@ -149,7 +150,7 @@ def _cfg() -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {f"{name}.untrained": _cfg() for name in (
-        "resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet34_cifar",
+        "resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet32x4_cifar", "resnet34_cifar",
     )}
 )  # fmt: skip
 
@@ -181,6 +182,12 @@ def resnet44_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
 def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """0.85 M parameters."""
     return _create("resnet56_cifar", pretrained, **{"layers": (9, 9, 9), "channels": (16, 32, 64), **kwargs})
+
+
+@_register
+def resnet32x4_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
+    """7.38 M parameters without classifier: four times as wide as `resnet32_cifar`, 256 features."""
+    return _create("resnet32x4_cifar", pretrained, **{"layers": (5, 5, 5), "channels": (64, 128, 256), **kwargs})
 
 
 @_register
