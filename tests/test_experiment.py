@@ -1,16 +1,19 @@
 """Settings from YAML and command line, data by manifest, and a model that its seed determines."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from datasets import Dataset
 from sklearn.metrics import accuracy_score, recall_score
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
-from bce3s_hf.data import SplitManifest, normalize
+from bce3s_hf.data import SplitManifest, load_images, normalize
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.experiment import build_model, load_splits, measure, run
 from bce3s_hf.records import training_record
@@ -259,7 +262,51 @@ def test_source_settings_reach_the_loader(monkeypatch, digit_splits):
     )
     settings = {"image_column": "img", "label_column": "fine", "train_split": "all", "test_split": "val"}
     load_splits(DataArguments(dataset="birds", **settings))
-    assert calls == [("birds", settings)]
+    assert calls == [("birds", {**settings, "group_column": None})]
+
+
+@pytest.fixture
+def grouped_folder(digit_splits, tmp_path, monkeypatch):
+    """Digits as parquet files whose column `parity` tells odd from even."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "digits").mkdir()
+    for name in ("train", "test"):
+        images = load_images("digits")[name]
+        images = images.add_column("parity", [label % 2 for label in images["label"]])
+        images.to_parquet(tmp_path / "digits" / f"{name}-00000-of-00001.parquet")
+    return str(tmp_path / "digits")
+
+
+def test_groups_of_classes_go_from_their_column_to_the_model(grouped_folder, digit_splits):
+    plain = DataArguments(dataset=grouped_folder, label_column="label", imbalance_factor=20)
+    splits = load_splits(dataclasses.replace(plain, group_column="parity"))
+    assert splits.class_groups == [0, 1] * 5 and load_splits(plain).class_groups is None
+    assert splits.train.column_names == splits.test.column_names == ["image", "label"]
+    assert splits.manifest == load_splits(plain).manifest
+    assert splits.manifest.class_counts == digit_splits.manifest.class_counts
+    config = build_model(ModelArguments(**SMALL, uniformity="bce_grouped"), splits, seed=0).config
+    assert (config.uniformity, config.class_groups) == ("bce_grouped", [0, 1] * 5)
+    assert build_model(ModelArguments(**SMALL), splits, seed=0).config.class_groups is None
+    with pytest.raises(ValueError, match="uniformity 'bce_grouped' needs group_column, the column that tells"):
+        build_model(ModelArguments(**SMALL, uniformity="bce_grouped"), digit_splits, seed=0)
+
+
+def test_groups_come_from_all_training_images(grouped_folder):
+    path = Path(grouped_folder) / "train-00000-of-00001.parquet"
+    images = Dataset.from_parquet(str(path))
+    last = np.flatnonzero(np.array(images["label"]) == 9)[-1]  # which the long tail leaves out
+    parity = np.array(images["parity"])
+    parity[last] = 0
+    images.remove_columns("parity").add_column("parity", parity.tolist()).to_parquet(path)
+    settings = {"dataset": grouped_folder, "label_column": "label", "imbalance_factor": 20}
+    assert last not in load_splits(DataArguments(**settings)).manifest.indices
+    with pytest.raises(ValueError, match="class '9' lies in groups 1 and 0; give a group_column"):
+        load_splits(DataArguments(**settings, group_column="parity"))
+
+
+def test_lists_name_no_groups():
+    with pytest.raises(ValueError, match="group_column 'family' is of no use with train_list and test_list, which"):
+        DataArguments(train_list="a.txt", test_list="b.txt", group_column="family")
 
 
 SMALL = {"backbone": "resnet20_cifar", "image_size": 16}

@@ -717,6 +717,27 @@ def test_bound_of_the_error_is_logged_with_the_second_moment(make_trainer, few_s
     assert 0 < entry["uniformity_error_bound"] < 1
 
 
+def test_groups_of_classes_change_the_training_of_the_classifier(make_trainer, few_splits):
+    settings = {"backbone": "resnet20_cifar", "image_size": 8, "max_steps": 2, "logging_strategy": "steps"}
+    settings |= {"logging_steps": 1, "uniformity": "bce_grouped", "lambda_cc": 10}
+    trained = []
+    for groups in ([0] * 5 + [1] * 5, [0, 1] * 5, [*range(10)]):
+        trainer = make_trainer(splits=dataclasses.replace(few_splits, class_groups=groups), **settings)
+        before = weights(trainer)["classifier.weight"]
+        trainer.train()
+        after = weights(trainer)["classifier.weight"]
+        assert (after != before).any(dim=1).all()
+        assert all("uniformity_excess" not in entry for entry in logged(trainer))
+        first = logged(trainer)[0]
+        pairs = sum(one != other for one in groups for other in groups)
+        assert first["loss_uniformity"] == pytest.approx(pairs / 10 * math.log(2), rel=0.05)  # at random directions
+        trained.append(after)
+    exact = make_trainer(splits=few_splits, **{**settings, "uniformity": "bce"})
+    exact.train()
+    torch.testing.assert_close(trained[2], exact.model.classifier.weight.detach())
+    assert all((trained[one] - trained[other]).abs().max() > 1e-4 for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_subset_of_an_augmented_dataset_is_augmented_anew_in_each_epoch(make_trainer, few_splits):
     trainer = make_trainer(splits=few_splits, num_train_epochs=2, image_size=8)
     subset = Subset(trainer.train_dataset, range(64))

@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
 from bce3s_hf.data import load_images, make_long_tailed, sources
-from bce3s_hf.data.sources import find_columns
+from bce3s_hf.data.sources import find_class_groups, find_columns
 
 ANIMALS = ClassLabel(names=["cat", "dog"])
 
@@ -113,6 +113,60 @@ def test_two_label_columns_as_in_cifar100(folder, label_column, labels, names):
     images = load_images(write_parquet(folder, train=data, test=data), label_column=label_column)
     assert images["train"]["label"][:] == labels
     assert images["train"].features["label"].names == names
+
+
+@pytest.mark.parametrize("feature", [ClassLabel(names=["plant", "animal"]), Value("int64"), Value("uint8")], ids=str)
+@pytest.mark.parametrize(("label", "group"), [("fine_label", "coarse_label"), ("group", "label")])
+def test_groups_of_the_classes_come_with_the_training_images(folder, label, group, feature):
+    features = {"img": Image(), label: ClassLabel(names=["apple", "bee", "cod"]), group: feature}
+    train = table(features, **{"img": pictures(4), label: [2, 0, 1, 2], group: [1, 0, 1, 1]})
+    test = table({"img": Image(), label: features[label]}, **{"img": pictures(1), label: [0]})
+    name = write_parquet(folder, train=train, test=test)
+    images = load_images(name, label_column=label, group_column=group)
+    assert images["train"]["group"][:] == [1, 0, 1, 1] and images["train"]["label"][:] == [2, 0, 1, 2]
+    assert reds(images["train"]) == [0, 1, 2, 3]
+    assert set(images["train"].column_names) == {"image", "label", "group"}
+    assert set(images["test"].column_names) == {"image", "label"}
+    assert find_class_groups(images["train"]) == [0, 1, 1]
+    assert "group" not in load_images(name, label_column=label)["train"].column_names
+
+
+@pytest.mark.parametrize(
+    ("feature", "groups", "column", "message"),
+    [
+        (Value("int64"), [0, 1], "genus", "group_column 'genus' is not in the dataset; its columns are 'image', 'la"),
+        (Value("int64"), [0, 1], "label", "label_column and group_column are both 'label'; give both, two columns"),
+        (Value("int64"), [0, 1], "image", "image_column and group_column are both 'image'; give both, two columns"),
+        (Value("string"), ["a", "b"], "family", "group_column 'family' holds string, not integers; see Dataset.class"),
+        (Value("float32"), [0.0, 1.0], "family", "group_column 'family' holds float, not integers"),
+        (Value("int64"), [0, None], "family", "group_column 'family' has rows without a group: empty or below zero"),
+        (ClassLabel(names=["pet"]), [0, -1], "family", "group_column 'family' has rows without a group: empty or bel"),
+    ],
+)
+def test_column_that_holds_no_groups_is_refused(folder, feature, groups, column, message):
+    features = {"image": Image(), "label": ANIMALS, "family": feature}
+    data = table(features, image=pictures(2), label=[0, 1], family=groups)
+    name = write_parquet(folder, train=data, test=data)
+    with pytest.raises(ValueError, match=message):
+        load_images(name, label_column="label", group_column=column)
+
+
+def test_digits_have_no_groups():
+    with pytest.raises(ValueError, match="group_column 'parity': the digits form no groups; leave it out"):
+        load_images("digits", group_column="parity")
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        ([0, 1, 0], [5, 6, 7], "class 'cat' lies in groups 5 and 7; give a group_column with one group for each"),
+        ([0, 1, 1], [5, 6, 5], "class 'dog' lies in groups 6 and 5"),
+        ([1, 1, 1], [6, 6, 6], "class 'cat' has no training image to tell its group; leave group_column out"),
+    ],
+)
+def test_each_class_needs_one_group(labels, groups, message):
+    with pytest.raises(ValueError, match=message):
+        find_class_groups(table({"label": ANIMALS, "group": Value("int64")}, label=labels, group=groups))
 
 
 @pytest.mark.parametrize(
@@ -306,6 +360,16 @@ def test_parquet_file_that_numbers_the_classes_differently_is_refused(folder, fi
         load_images(name)
 
 
+def test_parquet_file_that_numbers_the_groups_differently_is_refused(folder):
+    features = {"image": Image(), "label": ANIMALS, "family": ClassLabel(names=["pet", "wild"])}
+    data = table(features, image=pictures(2), label=[0, 1], family=[0, 1])
+    name = write_parquet(folder, train=data, test=data)
+    turned = table({**features, "family": ClassLabel(names=["wild", "pet"])}, image=[], label=[], family=[])
+    turned.to_parquet(folder / "train-00001-of-00002.parquet")
+    with pytest.raises(ValueError, match="00002.parquet' numbers the classes of column 'family' otherwise"):
+        load_images(name, label_column="label", group_column="family")
+
+
 def test_parquet_file_without_class_names_takes_those_of_the_others(folder):
     data = table({"image": Image(), "label": ANIMALS}, image=pictures(2), label=[1, 0])
     name = write_parquet(folder, train=data)
@@ -332,3 +396,12 @@ def test_real_cifar100_made_long_tailed():
     assert train.features["label"].names[:2] == ["apple", "aquarium_fish"]
     assert train[0]["image"].size == (32, 32)
     assert manifest.select(images["train"])["label"][:] == train["label"][:]
+
+
+@pytest.mark.skipif("BCE3S_DATA" not in os.environ, reason="BCE3S_DATA does not name the folder that holds cifar100/")
+def test_real_cifar100_has_twenty_groups_of_five_classes():
+    train = load_images(str(Path(os.environ["BCE3S_DATA"]) / "cifar100"), group_column="coarse_label")["train"]
+    groups, names = np.array(find_class_groups(train)), train.features["label"].names
+    assert np.bincount(groups).tolist() == [5] * 20
+    flowers = np.flatnonzero(groups == groups[names.index("rose")])
+    assert [names[label] for label in flowers] == ["orchid", "poppy", "rose", "sunflower", "tulip"]

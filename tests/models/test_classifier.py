@@ -753,7 +753,7 @@ def test_groups_of_other_classes_are_not_kept(tmp_path):
     loaded = load(**other, class_groups=groups)
     assert torch.equal(loaded.class_groups.members, group_members(torch.tensor(groups)))
     assert run(loaded, LABELS).loss.isfinite()
-    with pytest.raises(ValueError, match="class_groups are for uniformity 'bce_grouped', not 'ce'; give class_groups="):
+    with pytest.raises(ValueError, match="class_groups are for uniformity 'bce_grouped', not 'ce'; give class"):
         load(uniformity="ce")
     assert load(uniformity="ce", class_groups=None).loss_scales()["loss_uniformity"] == 1
 
