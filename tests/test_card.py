@@ -116,7 +116,7 @@ def test_one_stage_has_one_column_and_only_the_options_it_has(published):
     write_card(folder, DIGITS)
     parts = sections(folder)
     many, medium, few, accuracy, balanced = (
-        f"{100 * DIGITS['metrics'][name]:.2f}" for name in ("many", "medium", "few", "accuracy", "balanced")
+        f"{100 * DIGITS['metrics'][name]:.2f}" for name in ("many", "medium", "few", "accuracy", "balanced_accuracy")
     )
     assert f"| This model | {many} | {medium} | {few} | {accuracy} | {balanced} |" in parts["Results"]
     assert "| negative_ratio | 0.4 |" in parts["Recipe"]
