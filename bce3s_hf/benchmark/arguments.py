@@ -6,7 +6,17 @@ from pathlib import Path
 import torch
 
 SIZES = ("small", "full")
-WITHOUT_DATA = ("losses", "uniformity", "step", "trainer", "small_images", "precision", "growth", "startup")
+WITHOUT_DATA = (
+    "losses",
+    "operators",
+    "uniformity",
+    "step",
+    "trainer",
+    "small_images",
+    "precision",
+    "growth",
+    "startup",
+)
 WITH_IMAGES = ("photographs",)
 
 

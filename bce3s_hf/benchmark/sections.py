@@ -12,6 +12,7 @@ import torch
 from bce3s_hf.benchmark.arguments import BenchmarkArguments
 from bce3s_hf.benchmark.growth import growth_rows
 from bce3s_hf.benchmark.losses import losses_rows
+from bce3s_hf.benchmark.operators import operators_rows
 from bce3s_hf.benchmark.photographs import photographs_rows
 from bce3s_hf.benchmark.precision import precision_rows
 from bce3s_hf.benchmark.rows import Row
@@ -25,6 +26,7 @@ from bce3s_hf.records import environment
 
 SECTIONS: dict[str, Callable[[BenchmarkArguments], Iterator[Row]]] = {
     "losses": losses_rows,
+    "operators": operators_rows,
     "uniformity": uniformity_rows,
     "step": step_rows,
     "trainer": trainer_rows,

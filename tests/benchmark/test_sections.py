@@ -4,6 +4,7 @@ import json
 import math
 import runpy
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from bce3s_hf.benchmark import BenchmarkArguments, run_benchmark, small_images, table_line
 from bce3s_hf.benchmark.growth import growth_exponent
+from bce3s_hf.benchmark.operators import operator_seconds
 from bce3s_hf.benchmark.photographs import epochs, whole_batches
 from bce3s_hf.benchmark.sections import SECTIONS
 from bce3s_hf.benchmark.small_images import random_images
@@ -36,6 +38,19 @@ def photographs(tmp_path):
     for number in range(3):
         Image.fromarray(rng.integers(0, 256, (60, 50, 3), np.uint8)).save(folder / f"{number}.jpg")
     return str(folder)
+
+
+def test_each_operator_is_named_with_the_time_in_itself(monkeypatch):
+    calls = []
+
+    def call():
+        calls.append(torch.linalg.multi_dot([torch.eye(3)] * 3).exp())
+
+    event = SimpleNamespace(key="aten::mm", self_cpu_time_total=600.0, cpu_time_total=900.0)
+    assert {"aten::linalg_multi_dot", "aten::mm", "aten::exp"} <= operator_seconds(call, 3, CPU).keys()
+    assert len(calls) == 4
+    monkeypatch.setattr("torch.profiler.profile.key_averages", lambda profile: [event])
+    assert operator_seconds(call, 3, CPU) == {"aten::mm": pytest.approx(2e-4)}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -75,7 +90,7 @@ def test_recipe_prints_what_it_saves(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sections": ["losses", "speed"]}, "no section 'speed'; sections are losses, uniformity, step, trainer"),
+        ({"sections": ["losses", "speed"]}, "no section 'speed'; sections are losses, operators, uniformity, step"),
         ({"sections": ["photographs"]}, "section 'photographs' needs --images FOLDER"),
         ({"images": "nowhere"}, "images 'nowhere' is no folder; give one with JPEG files"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
