@@ -16,7 +16,7 @@ from bce3s_hf.models.configuration import PUBLISHED_KEY
 
 _HUB_IDS = HUB_NAMES | {name: name for name in (*HUB_NAMES.values(), "ILSVRC/imagenet-1k")}
 _LOSS_SETTINGS = {
-    "joint": ("negative_ratio", "class_balanced_beta"),
+    "joint": ("negative_ratio", "absent_ratio", "class_balanced_beta"),
     "contrastive": ("lambda_ss", "contrastive_reduction", "contrastive_temperature", "contrastive_warmup_epochs"),
     "uniformity": ("lambda_cc",),
 }
@@ -123,6 +123,8 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
         for loss, names in _LOSS_SETTINGS.items():
             used = loss == "joint" or (losses.get(loss) != "none" and not training.get("train_only_classifier"))
             values |= {name: training.get(name) if used else None for name in names}
+        if training.get("absent_ratio") is not None:
+            values["negative_ratio"] = None
         values["views"] = _views(training)
         values |= {name: record.get("data", {}).get(name) for name in _AUGMENTATION}
         values |= {"epochs": record.get("epochs"), "images a step": record.get("global_batch")}

@@ -95,7 +95,8 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
         "scaled_learning_rate": args.scaled_learning_rate,
         "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
         **environment(args.world_size, args.device),
-        **({"train_seconds": seconds[-1]} if seconds else {}),
+        "resumed": bool(args.resume_from_checkpoint),  # then the seconds would be those of the last piece alone
+        **({"train_seconds": seconds[-1]} if seconds and not args.resume_from_checkpoint else {}),
         "log": [entry for entry in history if "loss" in entry],
         "evaluations": _evaluations(history),
     }

@@ -201,7 +201,6 @@ def run_second_stage(
             method_args.optim, method_args.optim_args = OptimizerNames.SGD, "momentum=0.9"
         elif method == "crt":
             method_args.sampler, method_args.sampler_power = "class_balanced", None
-            method_args.absent_ratio = None  # which counts on images drawn alike
             restart_classifier(model, args.seed)
         elif method == "tau_normalization":
             normalize_tau(model, stage.normalization_tau)

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
 
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
-from bce3s_hf.data.long_tail import balanced_negative_ratio
 from bce3s_hf.data.mixing import mixed_views
 from bce3s_hf.losses import (
     bce_uniformity_optimum,
     class_balanced_weights,
+    sample_absent_classes,
     sample_classes,
     second_moment_error_bound,
     total_loss,
@@ -95,9 +95,6 @@ class BCE3STrainer(PublishingTrainer):
                 train_dataset, validation = _hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
             model.config.class_counts = _class_counts(train_dataset, model).tolist()
-            if args.absent_ratio is not None:
-                step = args.train_batch_size * args.world_size
-                args.negative_ratio = balanced_negative_ratio(model.config.class_counts, step, args.absent_ratio)
         if model.config.class_counts is None:
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
@@ -356,10 +353,13 @@ class BCE3STrainer(PublishingTrainer):
 
     def _sample_classes(self, labels: Tensor) -> Tensor | None:
         """Classes that the joint loss of this step runs over."""
-        if self.args.negative_ratio == 1:
+        draw, ratio = sample_classes, self.args.negative_ratio
+        if self.args.absent_ratio is not None:
+            draw, ratio = sample_absent_classes, self.args.absent_ratio
+        if ratio == 1:
             return None
         generator = torch.Generator(labels.device).manual_seed(self._step_seed())
-        return sample_classes(labels, self.model.config.num_labels, self.args.negative_ratio, generator)
+        return draw(labels, self.model.config.num_labels, ratio, generator)
 
     def _draw_rows(self, device: torch.device) -> dict[str, Tensor]:
         """The argument that says which classes the sampled uniformity loss of this step averages over, if it is."""

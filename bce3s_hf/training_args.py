@@ -51,7 +51,7 @@ class BCE3STrainingArguments(TrainingArguments):
     absent_ratio: float | None = field(
         default=None,
         metadata={
-            "help": "Choose r by the batch: so that this share, in [0, 1], of the classes absent from it is kept."
+            "help": "In place of negative_ratio: share of the classes absent from the batch that are kept, in [0, 1]."
         },
     )
     uniformity_rows: int | None = field(
@@ -152,11 +152,6 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"negative_ratio must be in (0, 1], got {self.negative_ratio}")
         if self.absent_ratio is not None and not 0 <= self.absent_ratio <= 1:
             raise ValueError(f"absent_ratio must be in [0, 1], got {self.absent_ratio}")
-        if self.absent_ratio is not None and self.sampler != "instance":
-            raise ValueError(
-                f"absent_ratio {self.absent_ratio} counts on images drawn alike, sampler is {self.sampler!r}; give "
-                "negative_ratio instead"
-            )
         if not self.contrastive_warmup_epochs >= 0:
             raise ValueError(f"contrastive_warmup_epochs must be at least 0, got {self.contrastive_warmup_epochs}")
         if not 0 <= self.validation_fraction < 1:

@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--cards", type=Path, help="copy the records into the folder of the plan's name in this one")
     parser.add_argument("--texts", type=Path, nargs="*", default=[], help="Markdown files whose tables to fill in")
     args, overrides = parser.parse_known_args()
+    if overrides and args.cards is not None:
+        parser.error(f"--cards publishes the plan as it is; leave {overrides[0]} out")
     plan = read_plan(args.plan, overrides)
     folder = args.output_dir or Path("runs") / args.plan.stem
     table = ProgressTable(terminal=sys.stdout.isatty())
@@ -35,7 +37,7 @@ def main() -> None:
     (folder / "results.md").write_text(text)
     print(f"\n{text}\nSaved in {folder}")
     if args.cards is not None:
-        save_records(folder, args.cards / args.plan.stem)
+        save_records(plan, folder, args.cards / args.plan.stem)
         for file in args.texts:
             file.write_text(fill_tables(file.read_text(), args.plan.parent, args.cards))
 

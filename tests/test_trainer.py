@@ -231,12 +231,15 @@ def test_flip_averaging_adds_the_metrics_of_the_mean_logits(make_trainer, joint)
         assert metrics[f"eval_flip_{name}"] == pytest.approx(value, abs=1e-6), name
 
 
-def test_share_of_absent_classes_sets_the_share_of_all(make_trainer, few_splits):
-    trainer = make_trainer(splits=few_splits, absent_ratio=0.25, per_device_train_batch_size=8)
-    counts = np.array(trainer.model.config.class_counts)
-    present = sum(1 - (1 - count / counts.sum()) ** 8 for count in counts)
-    assert trainer.args.negative_ratio == pytest.approx((present + 0.25 * (10 - present)) / 10)
-    assert 0.5 < trainer.args.negative_ratio < 0.7
+@pytest.mark.parametrize(("absent_ratio", "kept"), [(0.0, [0, 1]), (0.5, [0, 1, *"????"]), (1.0, None)])
+def test_share_of_the_absent_classes_that_a_step_runs_over(make_trainer, few_splits, absent_ratio, kept):
+    trainer = make_trainer(splits=few_splits, absent_ratio=absent_ratio)
+    classes = trainer._sample_classes(torch.tensor([1, 0, 1, 1]))
+    if kept is None:
+        assert classes is None
+        return
+    present = [label for label in classes.tolist() if label < 10]
+    assert present[:2] == [0, 1] and len(present) == len(kept)
 
 
 def test_drop_last_drops_no_image_of_the_evaluation(make_trainer):

@@ -42,10 +42,6 @@ CONTRADICTIONS = {
         {"train_only_classifier": True, "layer_decay": 0.7},
         "layer_decay 0.7 does nothing with train_only_classifier; leave one out",
     ),
-    "absent classes of another draw": (
-        {"absent_ratio": 0.1, "sampler": "class_balanced"},
-        "absent_ratio 0.1 counts on images drawn alike, sampler is 'class_balanced'; give negative_ratio instead",
-    ),
     "no view": ({"plain_view": False}, "plain_view False leaves no view; give mixup_alpha or cutmix_alpha"),
     "partners of no use": (
         {"partner_sampler": "instance"},

@@ -56,39 +56,6 @@ def long_tail_counts(num_classes: int, max_count: int, imbalance_factor: float, 
     return counts
 
 
-def expected_classes(class_counts: Sequence[int], batch_size: int) -> float:
-    """Classes U that a batch of images drawn alike holds on average: sum over k of 1 - (1 - n_k / N)^B.
-
-    >>> round(expected_classes(long_tail_counts(100, 500, 100), 64), 1)
-    35.8
-    """
-    counts = np.asarray(class_counts, dtype=float)
-    return float((1 - (1 - counts / counts.sum()) ** batch_size).sum())
-
-
-def balanced_negative_ratio(class_counts: Sequence[int], batch_size: int, absent_ratio: float) -> float:
-    """Share r of the K classes to keep in a step, so that of those absent from the batch `absent_ratio` is kept.
-
-    The classes in the batch are kept in any case, so what r does depends on how many they are: at r = 0.4, a batch of
-    64 keeps 6.5% of the absent classes of CIFAR-100-LT (imbalance factor 100), and a batch of 256 none. Here r is
-    (U + absent_ratio (K - U)) / K, with U from `expected_classes`. The paper sets r by hand; this choice is ours.
-
-    Args:
-        class_counts: Training images n_k of each class, length K.
-        batch_size: Images B of a step, over all processes.
-        absent_ratio: Share of the absent classes to keep, in [0, 1].
-
-    Returns:
-        r in (0, 1].
-
-    >>> counts = long_tail_counts(100, 500, 100)
-    >>> [round(balanced_negative_ratio(counts, batch, 0.065), 2) for batch in (64, 256)]
-    [0.4, 0.66]
-    """
-    present = expected_classes(class_counts, batch_size)
-    return (present + absent_ratio * (len(class_counts) - present)) / len(class_counts)
-
-
 def select_indices(labels: np.ndarray, counts: Sequence[int], convention: str = "first", seed: int = 0) -> np.ndarray:
     """Rows that keep `counts[k]` images of each class k.
 

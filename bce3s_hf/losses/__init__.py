@@ -17,6 +17,7 @@ from bce3s_hf.losses.joint import (
     ce_joint_loss,
     ce_logit_loss,
     is_gathered,
+    sample_absent_classes,
     sample_classes,
 )
 from bce3s_hf.losses.normalized_linear import normalized_linear
@@ -42,6 +43,7 @@ __all__ = [
     "grouped_uniformity_loss",
     "is_gathered",
     "normalized_linear",
+    "sample_absent_classes",
     "sample_classes",
     "sampled_uniformity_loss",
     "second_moment_error_bound",

@@ -37,19 +37,55 @@ def sample_classes(
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio}")
-    if not targets.ndim:
-        raise ValueError("targets must have a batch dimension, got a single number")
-    check_targets(targets, len(targets), num_classes)
-    if targets.is_floating_point():
-        present, most_present = (targets > 0).any(dim=0), num_classes
-    else:
-        present = torch.zeros(num_classes, dtype=torch.bool, device=targets.device).index_fill_(0, targets, True)
-        most_present = min(len(targets), num_classes)
+    present, most_present = _present_classes(targets, num_classes)
     kept = max(1, round(ratio * num_classes))
     scores = torch.rand(num_classes, generator=generator, device=targets.device) + present
     scores, classes = scores.topk(max(kept, most_present))
     classes[kept:].masked_fill_(scores[kept:] < 1, num_classes)
     return classes.sort().values
+
+
+def sample_absent_classes(
+    targets: Tensor, num_classes: int, absent_ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw the classes that a batch's joint loss runs over: all of its own, and a share of the others.
+
+    What the paper's r does depends on how many of the K classes a batch holds: at r = 0.4, a batch of 64 keeps 6.5% of
+    the absent classes of CIFAR-100-LT (imbalance factor 100), and one of 256 none. Here that share is given, and r
+    follows from K and the batch: with U classes present, r = (U + absent_ratio (K - U)) / K. This choice is ours.
+
+    Args:
+        targets: As for `sample_classes`.
+        num_classes: K.
+        absent_ratio: Share in [0, 1] of the K - U classes without weight in `targets` that are kept, rounded.
+        generator: Source of randomness, on the device of `targets`.
+
+    Returns:
+        As of `sample_classes`, with C for min(B, K) classes present.
+
+    Raises:
+        ValueError: If `absent_ratio` is outside [0, 1] or `targets` are no targets over K classes.
+    """
+    if not 0 <= absent_ratio <= 1:
+        raise ValueError(f"absent_ratio must be in [0, 1], got {absent_ratio}")
+    present, most_present = _present_classes(targets, num_classes)
+    scores = torch.rand(num_classes, generator=generator, device=targets.device) + present
+    classes = scores.topk(most_present + round(absent_ratio * (num_classes - most_present))).indices
+    count = present.sum(dtype=torch.float64)
+    kept = count + (absent_ratio * (num_classes - count)).round()
+    classes.masked_fill_(torch.arange(len(classes), device=classes.device) >= kept, num_classes)
+    return classes.sort().values
+
+
+def _present_classes(targets: Tensor, num_classes: int) -> tuple[Tensor, int]:
+    """Classes with any weight in the targets, bool (K,), and how many there can be."""
+    if not targets.ndim:
+        raise ValueError("targets must have a batch dimension, got a single number")
+    check_targets(targets, len(targets), num_classes)
+    if targets.is_floating_point():
+        return (targets > 0).any(dim=0), num_classes
+    present = torch.zeros(num_classes, dtype=torch.bool, device=targets.device).index_fill_(0, targets, True)
+    return present, min(len(targets), num_classes)
 
 
 def is_gathered(classes: Tensor | None, num_classes: int) -> bool:

@@ -2,25 +2,34 @@
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
-from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.reproduction.plan import Plan, read_plan
-from bce3s_hf.reproduction.runs import records
+from bce3s_hf.reproduction.runs import record_files, records
 from bce3s_hf.reproduction.summary import accuracy_table, caption
 
 _TABLE = re.compile(r"(<!-- results of (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
-def save_records(folder: Path, target: Path) -> None:
-    """Copy the records of the runs in a folder, and nothing else of them, into another.
+def save_records(plan: Plan, folder: Path, target: Path) -> None:
+    """Copy the records of a plan's finished runs, and nothing else of them, into another folder.
 
     Args:
+        plan: What was run.
         folder: Where `run_plan` saved.
         target: Replaced.
+
+    Raises:
+        ValueError: If one of the folders lies in the other, or a record is not of the plan.
     """
+    one, other = folder.resolve(), target.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise ValueError(f"cards go to {str(target)!r}, the runs are in {str(folder)!r}; choose folders side by side")
+    records(plan, folder)
+    files = [file for row, seed in product(plan.rows, plan.seeds) for file in record_files(plan, row, seed, folder)]
     shutil.rmtree(target, ignore_errors=True)
-    for file in sorted(folder.rglob(RESULTS_FILE)):
+    for file in files:
         copy = target / file.relative_to(folder)
         copy.parent.mkdir(parents=True)
         shutil.copyfile(file, copy)
@@ -44,11 +53,13 @@ def fill_tables(text: str, plans: Path, cards: Path) -> str:
     Args:
         text: Such as a README.
         plans: Folder of the plans, `NAME.yaml`.
-        cards: Folder of the records, `NAME/<run>/results.json`.
+        cards: Folder of the records, `NAME/<run>/results.json`. A table whose folder is missing stays as it is.
     """
 
     def filled(match: re.Match[str]) -> str:
         start, name, end = match.groups()
+        if not (cards / name).is_dir():
+            return match.group()
         return f"{start}\n{results(read_plan(plans / f'{name}.yaml'), cards / name)}\n{end}"
 
     return _TABLE.sub(filled, text)

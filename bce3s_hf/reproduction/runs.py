@@ -6,11 +6,13 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import product
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -21,12 +23,12 @@ from bce3s_hf.publication import read_json
 from bce3s_hf.reproduction.plan import CLASSES, Plan, run_name
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 
-SETTINGS_FILE, PROGRESS_FILE, LOG_FILE = "settings.json", "progress.json", "log.txt"
+SETTINGS_FILE, PROGRESS_FILE, LOG_FILE, LOCK_FILE = "settings.json", "progress.json", "log.txt", "lock"
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class RunError(RuntimeError):
-    """Some runs of a plan failed; the others were finished."""
+    """Some runs of a plan failed; the others have ended."""
 
 
 def run_plan(plan: Plan, folder: Path, jobs: int) -> Iterator[dict[tuple[str, int], dict[str, Any]]]:
@@ -46,7 +48,8 @@ def run_plan(plan: Plan, folder: Path, jobs: int) -> Iterator[dict[tuple[str, in
 
     Raises:
         ValueError: If `jobs` is below 1, or the folder holds a run with other settings.
-        RunError: If runs failed, after all others have ended.
+        RunError: If runs failed, after all others have ended; where a process was killed, the runs that waited are not
+            started. The same call again goes on.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -65,9 +68,12 @@ def run_plan(plan: Plan, folder: Path, jobs: int) -> Iterator[dict[tuple[str, in
             if not is_finished(settings):
                 tasks[pool.submit(train_run, settings)] = key
         waiting = set(tasks)
-        while waiting:
-            yield _progress(runs, tasks)
-            _, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+        try:
+            while waiting:
+                yield _progress(runs, tasks)
+                _, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+        finally:  # stopped by Ctrl-C, the runs that wait are not started
+            pool.shutdown(wait=False, cancel_futures=True)
     yield _progress(runs, tasks)
     failed = {run_name(*tasks[task]): task.exception() for task in tasks if task.exception() is not None}
     if failed:
@@ -79,17 +85,44 @@ def records(plan: Plan, folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """What the finished runs measured: records of `run_record` by row and seed.
 
     A second stage has a row of its own, "BCE3S, then class_balanced".
+
+    Raises:
+        ValueError: If a record was made with other settings than the plan's.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in plan.rows:
-        for seed in plan.seeds:
-            settings = plan.run_settings(row, seed, folder)
-            place = Path(settings["output_dir"])
-            for method in ["", *_stage(settings).methods]:
-                record = read_json(place / method / RESULTS_FILE)
-                if record is not None:
-                    found.setdefault(f"{row}, then {method}" if method else row, {})[seed] = record
+    for row, seed in product(plan.rows, plan.seeds):
+        for file in record_files(plan, row, seed, folder):
+            method = file.parent.name if file.parent.name != run_name(row, seed) else ""
+            record = json.loads(file.read_text())
+            if not method:
+                _check_record(file, record, plan.settings | plan.rows[row])
+            found.setdefault(f"{row}, then {method}" if method else row, {})[seed] = record
     return found
+
+
+def record_files(plan: Plan, row: str, seed: int, folder: Path) -> list[Path]:
+    """Records that a run has left, that of its first stage at first."""
+    settings = plan.run_settings(row, seed, folder)
+    place = Path(settings["output_dir"])
+    files = [place / method / RESULTS_FILE for method in ["", *_stage(settings).methods]]
+    return [file for file in files if file.is_file()]
+
+
+def _check_record(file: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    parts = (record["losses"], record["data"], record["training"], record["model"])
+    made_with = {"backbone": record["backbone"], **{name: value for part in parts for name, value in part.items()}}
+    for name, value in made_with.items():
+        if name in settings and _as_text(settings[name]) != _as_text(value):
+            raise ValueError(
+                f"{str(file)!r} was made with {name} {value!r}, the plan has {settings[name]!r}; train it again"
+            )
+
+
+def _as_text(value: Any) -> str:
+    """A setting of YAML and one of a record alike: 1 and 1.0, and JSON as text and as what it says."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    return str(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def is_finished(settings: dict[str, Any]) -> bool:
@@ -98,15 +131,20 @@ def is_finished(settings: dict[str, Any]) -> bool:
 
 
 def train_run(settings: dict[str, Any]) -> None:
-    """Train by settings, from the last checkpoint if there is one; then do what is missing of the second stage."""
+    """Train by settings, from the last checkpoint if there is one; then do what is missing of the second stage.
+
+    Raises:
+        filelock.Timeout: If another process is training in the same folder.
+    """
     folder = Path(settings["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
     with (
+        FileLock(folder / LOCK_FILE, timeout=0),
         (folder / LOG_FILE).open("a", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
         model_args, data_args, stage, args = parse_settings(settings, CLASSES)
         _write_progress(folder, {"epoch": 0, "epochs": args.num_train_epochs})
         splits = load_splits(data_args)

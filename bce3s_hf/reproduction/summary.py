@@ -73,10 +73,20 @@ def difference(row: dict[int, dict[str, Any]], reference: dict[int, dict[str, An
     Args:
         row: Records by seed.
         reference: The same.
+
+    Raises:
+        ValueError: If the two were trained on different images.
     """
     seeds = sorted(row.keys() & reference.keys())
     if not seeds:
         return None
+    one, other = (
+        {(record["split"] or {}).get("sha256") for record in records.values()} for records in (row, reference)
+    )
+    if one != other:
+        raise ValueError(
+            f"rows of different splits cannot be compared, got {one} and {other}; give both the same data"
+        )
     if len(seeds) == 1:
         one, other = row[seeds[0]], reference[seeds[0]]
         values = 1.0 * unpacked(one["hits"], one["test_images"]) - unpacked(other["hits"], other["test_images"])
@@ -150,8 +160,13 @@ def caption(found: Records) -> str:
     sizes = {record["backbone"]: record["backbone_parameters"] / 1e6 for record in all_records}
     backbones = ", ".join(f"`{name}` ({size:.2f} M parameters)" for name, size in sizes.items())
     seconds = [record["train_seconds"] for record in all_records if "train_seconds" in record]
+    resumed = sum(record.get("resumed", False) for record in all_records)
+    times = ["stopped and resumed" if resumed else "not timed"]
+    if seconds:
+        times = [f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes a run"]
+        times += [f"{sum(seconds) / 3600:.2f} hours in all"]
+        times += [f"without {resumed} that were stopped and resumed"] if resumed else []
     return (
-        f"{backbones}; {values('epochs')} epochs; split `{values('split', 'sha256')}`; on "
-        f"{values('hardware')}, {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes a run, "
-        f"{sum(seconds) / 3600:.2f} hours in all; torch {values('versions', 'torch')}."
+        f"{backbones}; {values('epochs')} epochs; split `{values('split', 'sha256')}`; on {values('hardware')}, "
+        f"{', '.join(times)}; torch {values('versions', 'torch')}."
     )

@@ -12,9 +12,7 @@ from bce3s_hf.data import long_tail
 from bce3s_hf.data.long_tail import (
     CONVENTIONS,
     SplitManifest,
-    balanced_negative_ratio,
     column_values,
-    expected_classes,
     hold_out_indices,
     left_out_indices,
     long_tail_counts,
@@ -89,21 +87,6 @@ def test_doctests_of_the_module():
     outcome = doctest.testmod(long_tail)
     assert outcome.attempted >= 2
     assert outcome.failed == 0
-
-
-@pytest.mark.parametrize("batch_size", [1, 8, 64])
-def test_expected_classes_are_those_of_a_draw(batch_size):
-    counts = np.array([60, 30, 8, 2])
-    draws = np.random.default_rng(0).choice(4, (20_000, batch_size), p=counts / counts.sum())
-    found = np.mean([len(set(draw)) for draw in draws.tolist()])
-    assert expected_classes(counts, batch_size) == pytest.approx(found, rel=0.02)
-
-
-def test_share_to_keep_lies_between_the_classes_of_the_batch_and_all():
-    counts = [60, 30, 8, 2]
-    assert balanced_negative_ratio(counts, 8, 1.0) == pytest.approx(1)
-    assert balanced_negative_ratio(counts, 8, 0.0) == pytest.approx(expected_classes(counts, 8) / 4)
-    assert balanced_negative_ratio(counts, 1, 0.5) == pytest.approx((1 + 0.5 * 3) / 4)
 
 
 def test_images_that_a_subset_left_out():

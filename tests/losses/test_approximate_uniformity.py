@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import value_and_gradients
 
+from bce3s_hf.benchmark.memory import peak_memory
 from bce3s_hf.losses import (
     bce_uniformity_loss,
     sampled_uniformity_loss,
@@ -39,11 +40,22 @@ def test_second_moment_is_within_its_bound(weight):
     assert approximate - exact < cosines.abs().max() ** 2 * bound
 
 
-def test_second_moment_is_the_series_by_autograd():
+def with_short_rows():
     weight = draw(12, 5)
+    weight[3], weight[7] = 0, 1e-6 * weight[7]
+    return weight
 
+
+@pytest.mark.parametrize("weight", [torch.eye(3)[[0, 1, 1]] * torch.tensor([[0.0], [1], [1]]), with_short_rows()])
+def test_bound_holds_with_vectors_too_short_to_normalise(weight):
+    error = second_moment_uniformity_loss(weight) - bce_uniformity_loss(weight)
+    assert error.abs() <= second_moment_error_bound(weight)
+
+
+@pytest.mark.parametrize("weight", [draw(12, 5), with_short_rows()], ids=["unit", "short"])
+def test_second_moment_is_the_series_by_autograd(weight):
     def series(weight):
-        unit = torch.nn.functional.normalize(weight, dim=1)
+        unit = weight / torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_min(1e-5)
         cosines = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)]
         return (torch.tensor(2.0).double().log() + cosines / 2 + cosines**2 / 8).sum() / len(unit)
 
@@ -101,6 +113,28 @@ def test_half_precision_and_autocast_are_near(loss, dtype):
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected.item(), rel=1e-4)
         assert (gradient - slopes).norm() < 0.02 * slopes.norm()
+
+
+@pytest.mark.parametrize("loss", [second_moment_uniformity_loss, partial(sampled_uniformity_loss, rows=ROWS)])
+@pytest.mark.parametrize("length", [2.0**-10, 2.0**17])
+def test_lengths_change_nothing_under_fp16(loss, length):
+    weight = draw(100, 8, torch.float32)
+    with torch.autocast("cpu", torch.float16):
+        expected, (slopes,) = value_and_gradients(loss, weight)
+        value, (gradient,) = value_and_gradients(loss, length * weight)
+    assert value.isfinite() and value == expected
+    torch.testing.assert_close(length * gradient, slopes, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [second_moment_uniformity_loss, partial(sampled_uniformity_loss, rows=ROWS)])
+def test_memory_grows_with_the_classes_not_with_their_square(loss):
+    def peak(num_classes):
+        weight = draw(num_classes, 16, torch.float32)
+        return peak_memory(lambda: value_and_gradients(loss, weight), torch.device("cpu"))
+
+    few, many = peak(10_000), peak(100_000)
+    assert 0 < few < many < 12 * few
+    assert many < 100_000**2 * 4 / 500
 
 
 @pytest.mark.parametrize(

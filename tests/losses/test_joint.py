@@ -15,6 +15,7 @@ from bce3s_hf.losses import (
     ce_joint_loss,
     is_gathered,
     normalized_linear,
+    sample_absent_classes,
     sample_classes,
 )
 
@@ -419,6 +420,34 @@ def test_sample_is_the_batch_alone_where_that_exceeds_the_ratio(soft):
     targets = torch.eye(5)[LABELS] if soft else LABELS
     filled_up = [5, 5] if soft else [5]  # to K, or to B
     assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3, *filled_up]
+
+
+@hard_and_soft
+@pytest.mark.parametrize("absent_ratio", [0.0, 0.03, 0.3, 0.5, 1.0])
+def test_share_of_the_absent_classes_is_kept_whatever_the_batch_holds(soft, absent_ratio):
+    for labels in ([3, 3, 3, 3], [7, 3, 7, 19], [0, 1, 2, 3]):
+        targets = 0.3 * torch.eye(20)[labels] if soft else torch.tensor(labels)
+        most, present = 20 if soft else 4, set(labels)
+        for seed in range(5):
+            drawn = sample_absent_classes(targets, 20, absent_ratio, generator(seed)).tolist()
+            kept = [label for label in drawn if label != 20]
+            assert len(drawn) == most + round(absent_ratio * (20 - most)) and drawn == sorted(drawn)
+            assert present <= set(kept) and len(set(kept)) == len(kept)
+            assert len(kept) - len(present) == round(absent_ratio * (20 - len(present)))
+
+
+def test_kept_absent_classes_are_equally_likely():
+    rng, draws = generator(), 4000
+    drawn = [sample_absent_classes(torch.tensor([4, 1, 4]), 6, 0.25, rng).tolist() for _ in range(draws)]
+    counts = Counter(next(label for label in classes if label not in (1, 4)) for classes in drawn)
+    assert counts.keys() == {0, 2, 3, 5}
+    assert max(abs(count / draws - 1 / 4) for count in counts.values()) < 0.03  # four standard errors
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_bad_share_of_the_absent_classes_is_named(share):
+    with pytest.raises(ValueError, match=rf"absent_ratio must be in \[0, 1\], got {share}"):
+        sample_absent_classes(LABELS, 5, share)
 
 
 @every_form

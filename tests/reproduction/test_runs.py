@@ -9,8 +9,20 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file
 
-from bce3s_hf.reproduction import Plan, ProgressTable, RunError, fill_tables, read_plan, records, results, run_plan
+from bce3s_hf.reproduction import (
+    Plan,
+    ProgressTable,
+    RunError,
+    fill_tables,
+    read_plan,
+    records,
+    results,
+    run_plan,
+    save_records,
+)
 from bce3s_hf.reproduction.runs import _cuda_devices, train_run
 
 SETTINGS = {
@@ -20,6 +32,7 @@ SETTINGS = {
     "backbone": "resnet20_cifar",
     "image_size": 8,
     "num_train_epochs": 2,
+    "save_total_limit": 2,
     "flip_averaging": True,
     "eval_strategy": "epoch",
     "bf16": False,
@@ -64,17 +77,41 @@ def test_finished_runs_are_not_trained_again(finished):
 def test_stopped_run_goes_on_from_its_checkpoint(finished, tmp_path):
     folder, _ = finished
     settings = plan().run_settings("BCE", 0, tmp_path)
-    half = shutil.copytree(folder / "bce-0", tmp_path / "bce-0")
-    for file in half.rglob("results.json"):
-        file.unlink()
-    checkpoint = half / "checkpoint-16"
-    assert checkpoint.is_dir()  # of the end: nothing is left to train
+    whole = folder / "bce-0"
+    half = shutil.copytree(whole, tmp_path / "bce-0", ignore=shutil.ignore_patterns("results.json", "checkpoint-16"))
+    (half / "model.safetensors").unlink()
+    state = half / "checkpoint-8" / "trainer_state.json"  # that of half the steps, written anew by a whole training
+    written = state.stat().st_mtime_ns
     train_run(settings)
+    assert state.stat().st_mtime_ns == written
+    weights, expected = (load_file(place / "model.safetensors") for place in (half, whole))
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-6)
     again, before = records(plan(), tmp_path), records(plan(), folder)
-    assert again["BCE"][0]["metrics"]["loss"] == before["BCE"][0]["metrics"]["loss"]
-    assert again["BCE"][0]["evaluations"] == before["BCE"][0]["evaluations"]
+    one, other = again["BCE"][0], before["BCE"][0]
+    assert [entry["loss"] for entry in one["log"]] == pytest.approx(
+        [entry["loss"] for entry in other["log"]], abs=1e-5
+    )
+    assert one["resumed"] and "train_seconds" not in one
+    assert not other["resumed"] and other["train_seconds"] > 0
     assert again["BCE, then tau_normalization"][0]["hits"] == before["BCE, then tau_normalization"][0]["hits"]
-    assert again["BCE"][0]["train_seconds"] < before["BCE"][0]["train_seconds"]
+
+
+def test_two_processes_do_not_train_one_run(finished, tmp_path):
+    settings = plan().run_settings("CE", 0, tmp_path)
+    (tmp_path / "ce-0").mkdir()
+    with FileLock(tmp_path / "ce-0" / "lock"), pytest.raises(Timeout, match="lock"):
+        train_run(settings)
+    assert not (tmp_path / "ce-0" / "settings.json").exists()
+
+
+def test_records_of_other_settings_are_refused(finished):
+    folder, _ = finished
+    with pytest.raises(
+        ValueError, match=r"results.json' was made with joint 'ce', the plan has 'bce'; train it again"
+    ):
+        records(plan(rows={"CE": {"joint": "bce"}}), folder)
+    assert list(records(plan(rows={"CE": {"joint": "ce"}}, num_train_epochs=2.0), folder)) == ["CE"]
 
 
 def test_folder_of_other_settings_is_refused(finished):
@@ -112,18 +149,42 @@ def test_one_failure_leaves_the_others_and_is_named(tmp_path):
     assert list(records(plan(rows=rows, save_strategy="no"), tmp_path)) == ["CE"]
 
 
+@pytest.mark.parametrize("target", ["runs", "runs/cards", "."])
+def test_cards_never_replace_the_runs(tmp_path, target):
+    (tmp_path / "runs" / "ce-0").mkdir(parents=True)
+    with pytest.raises(ValueError, match="choose folders side by side"):
+        save_records(plan(), tmp_path / "runs", tmp_path / target)
+    assert (tmp_path / "runs" / "ce-0").is_dir()
+
+
+def test_cards_hold_the_runs_of_the_plan_alone(finished, tmp_path):
+    folder, _ = finished
+    (tmp_path / "cards" / "old").mkdir(parents=True)
+    save_records(plan(rows={"CE": ROWS["CE"]}), folder, tmp_path / "cards")
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.json")] == ["cards/ce-0/results.json"]
+    assert not (tmp_path / "cards" / "old").exists()
+
+
 def test_recipe_fills_cards_and_texts(tmp_path):
-    content = {"seeds": 1, "reference": "CE", "settings": SETTINGS, "rows": {"CE": {"joint": "ce"}, "BCE": {}}}
+    settings = {**SETTINGS, "num_train_epochs": 1}
+    content = {"seeds": 1, "reference": "CE", "settings": settings, "rows": {"CE": {"joint": "ce"}, "BCE": {}}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     text = tmp_path / "page.md"
-    text.write_text("before\n<!-- results of tiny -->\nold\n<!-- end -->\nafter\n")
-    options = ["--num_train_epochs=1", "--cards", "cards", "--texts", "page.md", "--jobs", "2"]
+    text.write_text(
+        "before\n<!-- results of tiny -->\nold\n<!-- end -->\nafter\n<!-- results of a -->\n<!-- end -->\n"
+    )
+    options = ["--cards", "cards", "--texts", "page.md", "--jobs", "2"]
     command = [sys.executable, ROOT / "recipes" / "reproduce.py", "--plan", "tiny.yaml", *options]
+    refused = subprocess.run([*map(str, command), "--seed=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--cards publishes the plan as it is; leave --seed=1 out" in refused.stderr
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = results(read_plan(tmp_path / "tiny.yaml"), tmp_path / "cards" / "tiny")
     assert table in done.stdout and (tmp_path / "runs/tiny/results.md").read_text() == table
-    assert text.read_text() == f"before\n<!-- results of tiny -->\n\n{table}\n<!-- end -->\nafter\n"
+    assert (
+        text.read_text()
+        == f"before\n<!-- results of tiny -->\n\n{table}\n<!-- end -->\nafter\n<!-- results of a -->\n<!-- end -->\n"
+    )
     assert fill_tables(text.read_text(), tmp_path, tmp_path / "cards") == text.read_text()
     record = json.loads((tmp_path / "cards/tiny/ce-0/results.json").read_text())
     assert record["command"].endswith(" ".join(options))

@@ -75,6 +75,11 @@ def test_only_common_seeds_count():
     assert difference(row, {7: record(0.1)}) is None
 
 
+def test_rows_of_different_splits_are_not_compared():
+    with pytest.raises(ValueError, match="rows of different splits cannot be compared, got {'abc'} and {'def'}"):
+        difference({0: record(0.5)}, {0: record(0.5) | {"split": {"sha256": "def"}}})
+
+
 def test_interval_of_one_seed_is_over_the_test_images():
     hits, others = np.arange(100) < 60, np.arange(100) < 50
     found = difference({0: record(0.6, hits)}, {0: record(0.5, others)})  # 10 of 100 differ: variance 0.1 - 0.01
@@ -119,3 +124,7 @@ def test_caption_names_backbone_by_its_parameters_and_adds_hours():
         "`resnet32_cifar` (0.46 M parameters); 2.0 epochs; split `abc`; on 1 x CPU, 30.0 to 90.0 minutes a run, 2.00 "
         "hours in all; torch 2.15.0."
     )
+    resumed = {key: value for key, value in record(0.5).items() if key != "train_seconds"} | {"resumed": True}
+    text = caption({"CE": {0: record(0.5, seconds=1800), 1: resumed}})
+    assert "30.0 to 30.0 minutes a run, 0.50 hours in all, without 1 that were stopped and resumed; torch" in text
+    assert "on 1 x CPU, stopped and resumed; torch" in caption({"CE": {0: resumed}})
