@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
 from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.escaping import printable
 
 IMAGE, LABEL, GROUP = "image", "label", "group"
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -225,7 +226,7 @@ def _standard(
         names = [str(value) for value in sorted(values)]
     unknown = sorted({str(value) for value in values} - set(names))
     if unknown:
-        raise ValueError(f"the test split has classes that the training split lacks: {', '.join(unknown[:10])}")
+        raise ValueError(f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}")
     index = {name: number for number, name in enumerate(names)}
     encoded = [index[str(value)] for value in dataset[LABEL]]
     return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))
