@@ -115,7 +115,9 @@ def read_list(file: str | os.PathLike) -> ImageList:
         raise ValueError(f"list '{file}' names no image")
     odd = [path for path in listed.paths if _CONTROL.search(path)]
     if odd:
-        raise ValueError(f"list '{file}' has {len(odd)} paths with control characters: {_first(odd)}; rename the files")
+        raise ValueError(
+            f"list '{file}' has {len(odd)} paths with control characters: {_first(odd)}; rename the files"
+        )
     outside = [path for path in listed.paths if path.startswith("/") or path.split("/")[0] == ".."]
     if outside:
         raise ValueError(

@@ -163,7 +163,7 @@ def read_dataset(name: str) -> DatasetDict:
         return load_dataset(name if Path(name).is_dir() else path)
     except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
         raise ValueError(
-            f"cannot load dataset {name!r}: {type(error).__name__}: {error}. Give 'digits', a Hub id such as "
+            f"cannot load dataset {name!r}: {type(error).__name__}: {printable(' '.join(str(error).split()))}. Give 'digits', a Hub id such as "
             "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
         ) from error
 
@@ -226,7 +226,9 @@ def _standard(
         names = [str(value) for value in sorted(values)]
     unknown = sorted({str(value) for value in values} - set(names))
     if unknown:
-        raise ValueError(f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}")
+        raise ValueError(
+            f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}"
+        )
     index = {name: number for number, name in enumerate(names)}
     encoded = [index[str(value)] for value in dataset[LABEL]]
     return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))

@@ -41,8 +41,9 @@ def check_class_groups(uniformity: str, class_groups: list[int] | None) -> None:
         )
     if uniformity != "bce_grouped" and class_groups is not None:
         raise ValueError(f"class_groups are for uniformity 'bce_grouped', not {uniformity!r}; give class_groups=None")
-    if not all(isinstance(group, int) for group in class_groups or ()):
-        raise ValueError(f"class_groups must be a list of whole numbers, got {class_groups}")
+    listed = class_groups is None or isinstance(class_groups, (list, tuple))
+    if not (listed and all(isinstance(group, int) for group in class_groups or ())):
+        raise ValueError(f"class_groups must be a list of whole numbers, got {reprlib.repr(class_groups)}")
 
 
 def read_settings(place: str | os.PathLike, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,7 +160,7 @@ class BCE3SConfig(PreTrainedConfig):
         _check_types(
             {"projection_dim": projection_dim},
             {"lambda_ss": lambda_ss, "lambda_cc": lambda_cc, "contrastive_temperature": contrastive_temperature},
-            {"class_counts": class_counts, "class_groups": class_groups, "score_thresholds": score_thresholds},
+            {"class_counts": class_counts, "score_thresholds": score_thresholds},
         )
         if not all(isinstance(count, int) and count >= 0 for count in class_counts or ()):
             raise ValueError(f"class_counts must be whole numbers from 0, got {reprlib.repr(class_counts)}")

@@ -28,9 +28,7 @@ seeds = st.integers(0, 2**32 - 1)
 factors = st.one_of(st.sampled_from([1.0, 10.0, 50.0, 100.0, 256.0]), st.floats(1, 1000))
 
 
-@given(
-    num_classes=st.integers(2, 300), largest=st.integers(1, 10_000), factor=factors, kind=st.sampled_from(KINDS)
-)
+@given(num_classes=st.integers(2, 300), largest=st.integers(1, 10_000), factor=factors, kind=st.sampled_from(KINDS))
 @example(num_classes=100, largest=500, factor=100.0, kind="exp")
 @example(num_classes=8142, largest=1000, factor=500.0, kind="exp")
 @example(num_classes=2, largest=1, factor=1.0, kind="step")
@@ -59,7 +57,9 @@ def test_counts_are_floors_of_the_exact_powers(num_classes, largest, factor):
     """In whole numbers: n <= m IF^(-k / (K-1)) if and only if n^(K-1) IF^k <= m^(K-1)."""
     assume(largest >= factor and largest * (1 / factor) >= 1)
     for k, count in enumerate(long_tail_counts(num_classes, largest, factor)):
-        powers = [Fraction(n ** (num_classes - 1) * factor**k, largest ** (num_classes - 1)) for n in (count, count + 1)]
+        powers = [
+            Fraction(n ** (num_classes - 1) * factor**k, largest ** (num_classes - 1)) for n in (count, count + 1)
+        ]
         assert powers[0] <= 1
         # floating point may fall just short of a whole number, as the field's code does, but of nothing else
         assert powers[1] > 1 or powers[1] == 1
@@ -117,7 +117,9 @@ def test_held_out_images_are_never_trained_on(counts, fraction, per_class, seed)
     assert found == [min(per_class, count - count // 2) for count in counts]
 
 
-@given(counts=st.lists(st.integers(1, 5000), min_size=1, max_size=50), batch=st.integers(1, 300), absent=st.floats(0, 1))
+@given(
+    counts=st.lists(st.integers(1, 5000), min_size=1, max_size=50), batch=st.integers(1, 300), absent=st.floats(0, 1)
+)
 @example(counts=[1] * 8142, batch=1, absent=0.0)
 @example(counts=[7], batch=1, absent=0.0)
 def test_expected_classes_and_their_ratio_stay_in_range(counts, batch, absent):

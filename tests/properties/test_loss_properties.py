@@ -123,7 +123,9 @@ def test_logits_up_to_ten_thousand(form, kind, dtype, ratio, seed, batch, num_cl
     )
 
 
-@given(form=forms, kind=kinds, dtype=dtypes, ratio=ratios, seed=seeds, batch=batches, num_classes=any_classes, dim=dims)
+@given(
+    form=forms, kind=kinds, dtype=dtypes, ratio=ratios, seed=seeds, batch=batches, num_classes=any_classes, dim=dims
+)
 @example(form="bce", kind="hard", dtype=torch.float32, ratio=0.01, seed=0, batch=1, num_classes=2, dim=1)
 @example(form="bce", kind="hard", dtype=torch.float32, ratio=0.4, seed=1, batch=3, num_classes=8142, dim=8)
 @example(form="ce", kind="one class", dtype=torch.bfloat16, ratio=0.01, seed=2, batch=6, num_classes=8142, dim=8)
@@ -172,7 +174,9 @@ def test_features_of_ten_thousand_have_finite_gradients(dtype, num_classes, form
 @example(
     form="ce", kind="hard", dtype=torch.float32, share=0.3, seed=1, batch=4, num_classes=8142, dim=8, temperature=1.0
 )
-def test_contrastive_does_not_see_unset_prototypes(form, kind, dtype, share, seed, batch, num_classes, dim, temperature):
+def test_contrastive_does_not_see_unset_prototypes(
+    form, kind, dtype, share, seed, batch, num_classes, dim, temperature
+):
     generator = drawn(seed)
     targets = targets_of(kind, batch, num_classes, generator, torch.promote_types(dtype, torch.float32))
     seen = torch.rand(num_classes, generator=generator) < share
@@ -290,7 +294,9 @@ def test_targets_that_do_not_sum_to_one_cost_as_much_as_their_parts(form, seed, 
         parts = sum(sums[i] * LOGIT_LOSSES[name](logits[i : i + 1], normalised[i : i + 1]) for i in range(batch))
         torch.testing.assert_close(whole, parts / batch)
     else:
-        columns = (LOGIT_LOSSES[name](logits[:, j : j + 1], targets[:, j : j + 1], **options) for j in range(num_classes))
+        columns = (
+            LOGIT_LOSSES[name](logits[:, j : j + 1], targets[:, j : j + 1], **options) for j in range(num_classes)
+        )
         torch.testing.assert_close(whole, sum(columns))
 
 
