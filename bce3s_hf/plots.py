@@ -255,8 +255,9 @@ def plot_features(
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(
-        f"{_shown(title)}\nt-SNE of features, cosine distance, perplexity {perplexity:.3g}: {len(drawn)} test images,\n"
-        f"at most {max_images} of each of {len(chosen)} classes, taken evenly from head to tail of {len(order)}",
+        f"{_shown(title)}\nt-SNE of features, cosine distance, perplexity {perplexity:.3g}: {len(drawn)} test "
+        f"images,\nat most {max_images} of each of {len(chosen)} classes, "
+        f"taken evenly from head to tail of {len(order)}",
         fontsize=10,
     )
     figure.legend(loc="outside right center", title="training images: class", fontsize=9)

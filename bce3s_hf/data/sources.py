@@ -162,8 +162,9 @@ def read_dataset(name: str) -> DatasetDict:
     try:
         return load_dataset(name if Path(name).is_dir() else path)
     except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
+        reason = printable(" ".join(str(error).split()))
         raise ValueError(
-            f"cannot load dataset {name!r}: {type(error).__name__}: {printable(' '.join(str(error).split()))}. Give 'digits', a Hub id such as "
+            f"cannot load dataset {name!r}: {type(error).__name__}: {reason}. Give 'digits', a Hub id such as "
             "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
         ) from error
 

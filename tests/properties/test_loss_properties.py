@@ -69,7 +69,7 @@ def vectors(rows, dim, dtype, generator, longest=10.0):
 
 
 def weights_of(targets, num_classes, generator, dtype):
-    """Class weights by which no sample counts more than 1.5 times: the gradients of others would not fit in float16."""
+    """Class weights by which no sample counts more than 1.5 times: other gradients would not fit in float16."""
     largest = targets.sum(dim=1).max().clamp_min(1) if targets.is_floating_point() else 1
     return (torch.rand(num_classes, generator=generator, dtype=dtype) + 0.5) / largest
 
