@@ -111,8 +111,8 @@ def thresholds_table(record: dict[str, Any]) -> str:
         rejected, auroc = _percent(outside["none_of_these"]), _percent(outside["auroc"])
         lines += [
             "",
-            f"Outside: images of {printable(Path(outside['dataset']).name)}, taken to be of no class of the model. {rejected}% "
-            f"of them get the answer {NONE_OF_THESE!r}; AUROC of the score, test against outside: {auroc}%.",
+            f"Outside: images of {printable(Path(outside['dataset']).name)}, taken to be of no class of the model. "
+            f"{rejected}% of them get the answer {NONE_OF_THESE!r}; AUROC of the score, test against outside: {auroc}%.",
         ]
     return "\n".join(lines)
 
