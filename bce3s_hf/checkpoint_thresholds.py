@@ -112,7 +112,8 @@ def thresholds_table(record: dict[str, Any]) -> str:
         lines += [
             "",
             f"Outside: images of {printable(Path(outside['dataset']).name)}, taken to be of no class of the model. "
-            f"{rejected}% of them get the answer {NONE_OF_THESE!r}; AUROC of the score, test against outside: {auroc}%.",
+            f"{rejected}% of them get the answer {NONE_OF_THESE!r}; "
+            f"AUROC of the score, test against outside: {auroc}%.",
         ]
     return "\n".join(lines)
 

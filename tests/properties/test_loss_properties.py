@@ -202,6 +202,7 @@ def classifier(num_classes, dim, dtype, duplicates, generator):
 @given(dtype=dtypes, seed=seeds, num_classes=few_classes, dim=dims, duplicates=st.integers(0, 3))
 @example(dtype=torch.float32, seed=0, num_classes=2, dim=1, duplicates=1)
 @example(dtype=torch.float32, seed=1, num_classes=400, dim=9, duplicates=3)
+@settings(max_examples=10)
 def test_uniformity(dtype, seed, num_classes, dim, duplicates):
     generator = drawn(seed)
     weight = classifier(num_classes, dim, dtype, duplicates, generator)
