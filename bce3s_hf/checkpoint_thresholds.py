@@ -10,6 +10,7 @@ from datasets import Dataset, Value
 from bce3s_hf.arguments import DataArguments
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.sources import IMAGE, LABEL, digits, find_image_column, read_dataset
+from bce3s_hf.escaping import printable
 from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.published import CONFIG_FILE
@@ -110,8 +111,9 @@ def thresholds_table(record: dict[str, Any]) -> str:
         rejected, auroc = _percent(outside["none_of_these"]), _percent(outside["auroc"])
         lines += [
             "",
-            f"Outside: images of {Path(outside['dataset']).name}, taken to be of no class of the model. {rejected}% "
-            f"of them get the answer {NONE_OF_THESE!r}; AUROC of the score, test against outside: {auroc}%.",
+            f"Outside: images of {printable(Path(outside['dataset']).name)}, taken to be of no class of the model. "
+            f"{rejected}% of them get the answer {NONE_OF_THESE!r}; "
+            f"AUROC of the score, test against outside: {auroc}%.",
         ]
     return "\n".join(lines)
 

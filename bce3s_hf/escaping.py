@@ -19,20 +19,20 @@ _SECRETS = {  # pattern: what takes its place
 
 
 def markdown_text(value: str) -> str:
-    """Markdown that shows a text as it is, in one line, also in a table."""
-    return " ".join(value.split()).translate(_MARKDOWN)
+    """Markdown that shows a text as it is, in one line, also in a table; what would hide or turn it, as its escape."""
+    return printable(" ".join(value.split())).translate(_MARKDOWN)
 
 
 def inline_code(value: str) -> str:
     """Code in one line, also in a table; as text if it has a character that would end the code or the cell."""
-    line = " ".join(value.split())
+    line = printable(" ".join(value.split()))
     return f"`{line}`" if line and not set("`|") & set(line) else markdown_text(line)
 
 
 def fenced_code(command: str) -> str:
     """Block of shell code, its fence longer than any in the command."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
-    return f"{fence}bash\n{command}\n{fence}"
+    return "\n".join([f"{fence}bash", *map(printable, command.split("\n")), fence])
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bce3s_hf.escaping import printable
 from bce3s_hf.metrics import CalibrationCurve, shot_groups
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def plot_per_class_accuracy(
     if not crowded:
         axis.set_xticks(positions, counts)
     axis.set_ylabel("test accuracy (%)")
-    axis.set_title(title)
+    axis.set_title(_shown(title))
     handles = [*axis.get_legend_handles_labels()[0], *tail.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)  # inside, it would hide points
     figure.savefig(path, dpi=150)
@@ -108,7 +109,7 @@ def plot_class_counts(class_counts: np.ndarray, path: str | os.PathLike, title: 
     axis.set_xticks([])
     axis.set_xlabel(f"{len(counts)} classes, head to tail")
     axis.set_ylabel("training images (log scale)")
-    axis.set_title(title)
+    axis.set_title(_shown(title))
     figure.savefig(path, dpi=150)
 
 
@@ -134,7 +135,7 @@ def plot_calibration(curves: dict[str, CalibrationCurve], path: str | os.PathLik
         shares.stairs(100 * curve.counts / curve.counts.sum(), edges, color=colour, linewidth=1.5)
     axis.set_ylabel("accuracy")
     axis.set_ylim(-0.02, 1.02)
-    axis.set_title(title)
+    axis.set_title(_shown(title))
     figure.legend(loc="outside lower center", ncols=2)
     shares.set_xlim(-0.02, 1.02)
     shares.set_ylim(bottom=0)
@@ -188,7 +189,7 @@ def plot_classifier_cosines(
     if not crowded:
         axis.set_xticks(range(len(order)), counts, rotation=90 if len(order) > 12 else 0)
         axis.set_yticks(range(len(order)), counts)
-    axis.set_title(title, pad=22)
+    axis.set_title(_shown(title), pad=22)
     figure.savefig(path, dpi=150)
 
 
@@ -249,13 +250,14 @@ def plot_features(
     for number, label in enumerate(chosen):
         style = {"marker": _MARKERS[number % len(_MARKERS)], "color": colours[number]}
         name = class_names[label] if len(class_names[label]) <= 24 else f"{class_names[label][:23]}…"
-        style["label"] = f"{class_counts[label]}: {name}".replace("$", r"\$")
+        style["label"] = _shown(f"{class_counts[label]}: {name}")
         axis.scatter(*points[labels[drawn] == label].T, s=22, alpha=0.8, linewidths=0, **style)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(
-        f"{title}\nt-SNE of features, cosine distance, perplexity {perplexity:.3g}: {len(drawn)} test images,\n"
-        f"at most {max_images} of each of {len(chosen)} classes, taken evenly from head to tail of {len(order)}",
+        f"{_shown(title)}\nt-SNE of features, cosine distance, perplexity {perplexity:.3g}: {len(drawn)} test "
+        f"images,\nat most {max_images} of each of {len(chosen)} classes, "
+        f"taken evenly from head to tail of {len(order)}",
         fontsize=10,
     )
     figure.legend(loc="outside right center", title="training images: class", fontsize=9)
@@ -304,7 +306,7 @@ def plot_by_class(
     )
     if not crowded:
         axis.set_xticks(positions, counts)
-    axes[0].set_title(title, pad=22)
+    axes[0].set_title(_shown(title), pad=22)
     figure.legend(handles=axis.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=150)
 
@@ -331,6 +333,11 @@ def plot_cosines_over_training(
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
-    figure.suptitle(title)
+    figure.suptitle(_shown(title))
     figure.legend(handles=axis.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=150)
+
+
+def _shown(text: str) -> str:
+    """Text of a picture as it is: no formula for matplotlib, and no character that no font has."""
+    return printable(text).replace("$", r"\$")

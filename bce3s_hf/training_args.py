@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,6 +146,10 @@ class BCE3STrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the published folder."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: transformers pickles the arguments into `training_args.bin`, beside the model."""
+        return {**self.__dict__, "hub_token": None}
 
     def __post_init__(self) -> None:
         check_loss_settings(self.lambda_ss, self.lambda_cc, self.contrastive_temperature)

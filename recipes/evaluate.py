@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
+from bce3s_hf.escaping import printable
 from bce3s_hf.evaluation import (
     FLIP,
     NO_FLIP,
@@ -42,7 +43,7 @@ def main() -> None:
         title = f"{Path(chosen.checkpoint).name} on {Path(data_args.dataset).name}"
         context = {"checkpoint": chosen.checkpoint, "data": asdict(data_args), "class_names": splits.class_names}
         save_evaluation(evaluation, folder / "evaluation.json", **context)
-        print(f"\n{title}, {len(test)} test images\n\n{evaluation_tables(evaluation)}")
+        print(f"\n{printable(title)}, {len(test)} test images\n\n{evaluation_tables(evaluation)}")
         if args.plots:
             counts = evaluation.per_class["training_images"]
             accuracies = {name.replace("_", " "): evaluation.per_class[f"accuracy_{name}"] for name in (NO_FLIP, FLIP)}

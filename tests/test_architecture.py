@@ -11,9 +11,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LOWER_UNITS = {
     "losses": set(),
     "metrics": set(),
-    "data": set(),
+    "data": {"escaping"},
     "models": {"losses"},
-    "plots": {"metrics"},
+    "plots": {"escaping", "metrics"},
     "weight_average": set(),
     "training_args": {"data", "models", "hub"},
     "trainer": {
@@ -41,7 +41,7 @@ LOWER_UNITS = {
     "thresholds": {"metrics"},
     "checkpoint_thresholds": {
         *("data", "models", "training_args", "trainer", "arguments", "experiment", "second_stage"),
-        *("prediction", "provenance", "publication", "thresholds"),
+        *("escaping", "prediction", "provenance", "publication", "thresholds"),
     },
     "prediction": {"data", "escaping", "models"},
     "onnx": {"models"},

@@ -459,12 +459,14 @@ def train(*options):
 
 @pytest.mark.parametrize("stage", ["none", "tau_normalization,logit_adjustment"])
 def test_a_training_pushes_what_its_last_stage_made(hub, client, tmp_path, name, stage):
-    client(train, "--output_dir", str(tmp_path), "--hub_model_id", name, "--second_stage", stage, "--hub_tag", "v1")
+    options = ("--hub_model_id", name, "--second_stage", stage, "--hub_tag", "v1", "--hub_token", WRITE)
+    client(train, "--output_dir", str(tmp_path), *options)
     last = stage.split(",")[-1]
     place = tmp_path / ("" if stage == "none" else last)
     _, commit = main_commits(hub, name)
     assert commit.files == contents(place / "published")
     assert commit.files.keys() == RUN_FILES
+    assert not any(WRITE.encode() in content for content in contents(tmp_path).values())  # those pushed among them
     assert hub.repositories[name].tags == {"v1": commit}
     assert f'model="{name}"'.encode() in commit.files["README.md"]
     assert (b"logit_adjustment" in commit.files["README.md"]) == (last == "logit_adjustment")

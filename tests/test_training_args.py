@@ -1,5 +1,7 @@
 """Arguments: defaults of the method, and values out of their range refused by name."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import HfArgumentParser
@@ -244,3 +246,10 @@ def test_only_the_published_folder_is_pushed(tmp_path, strategy):
     assert make(tmp_path).hub_strategy == "end"
     with pytest.raises(ValueError, match=f"hub_strategy must be end, got '{strategy}': checkpoints stay on the disk"):
         make(tmp_path, hub_strategy=strategy)
+
+
+def test_a_pickle_holds_no_token(tmp_path):
+    args = BCE3STrainingArguments(str(tmp_path), use_cpu=True, hub_token="hf_secret", lambda_ss=0.3)
+    pickled = pickle.dumps(args)
+    assert b"hf_secret" not in pickled and args.hub_token == "hf_secret"
+    assert (pickle.loads(pickled).hub_token, pickle.loads(pickled).lambda_ss) == (None, 0.3)

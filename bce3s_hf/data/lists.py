@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from bce3s_hf.data.sources import IMAGE, LABEL, find_image_column, read_dataset
+from bce3s_hf.escaping import printable
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PARQUET = ("*.parquet", "data/*.parquet")
 
 
@@ -110,6 +113,11 @@ def read_list(file: str | os.PathLike) -> ImageList:
     listed = parse(str(file), text)
     if not listed.paths:
         raise ValueError(f"list '{file}' names no image")
+    odd = [path for path in listed.paths if _CONTROL.search(path)]
+    if odd:
+        raise ValueError(
+            f"list '{file}' has {len(odd)} paths with control characters: {_first(odd)}; rename the files"
+        )
     outside = [path for path in listed.paths if path.startswith("/") or path.split("/")[0] == ".."]
     if outside:
         raise ValueError(
@@ -133,7 +141,7 @@ def _parse_lines(file: str, text: str) -> ImageList:
             continue
         if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
             raise ValueError(
-                f"list '{file}', line {number}: {line!r} is not a path and a label from 0, such as "
+                f"list '{file}', line {number}: {_short(line)} is not a path and a label from 0, such as "
                 "'train/n01440764/n01440764_190.JPEG 0'"
             )
         paths.append(posixpath.normpath(parts[0]))
@@ -340,7 +348,12 @@ def _file_names(paths: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
     return pc.replace_substring_regex(names, pattern=r"_n\d{8}(\.\w+)$", replacement=r"\1")
 
 
+def _short(text: str) -> str:
+    """Text for a message: its start, if it is long, in quotes and with escapes."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")
+
+
 def _first(items: Iterable[object]) -> str:
-    """The first ten, for a message."""
+    """The first ten, for a message that a terminal may show."""
     items = list(items)
-    return ", ".join(map(str, items[:10])) + (", ..." if len(items) > 10 else "")
+    return ", ".join(map(printable, items[:10])) + (", ..." if len(items) > 10 else "")

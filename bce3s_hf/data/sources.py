@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
 from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.escaping import printable
 
 IMAGE, LABEL, GROUP = "image", "label", "group"
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -161,8 +162,9 @@ def read_dataset(name: str) -> DatasetDict:
     try:
         return load_dataset(name if Path(name).is_dir() else path)
     except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
+        reason = printable(" ".join(str(error).split()))
         raise ValueError(
-            f"cannot load dataset {name!r}: {type(error).__name__}: {error}. Give 'digits', a Hub id such as "
+            f"cannot load dataset {name!r}: {type(error).__name__}: {reason}. Give 'digits', a Hub id such as "
             "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
         ) from error
 
@@ -225,7 +227,9 @@ def _standard(
         names = [str(value) for value in sorted(values)]
     unknown = sorted({str(value) for value in values} - set(names))
     if unknown:
-        raise ValueError(f"the test split has classes that the training split lacks: {', '.join(unknown[:10])}")
+        raise ValueError(
+            f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}"
+        )
     index = {name: number for number, name in enumerate(names)}
     encoded = [index[str(value)] for value in dataset[LABEL]]
     return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))

@@ -20,6 +20,7 @@ def bce_rows(
     With sp(s) = log(1 + exp(s)), a hard target costs sp(-s_y) + sum over j != y of sp(s_j). A soft target t costs
     t sp(-s) + (1 - t) sp(s) a class in the form "full", which is least at s = log(t / (1 - t)). The form "positive",
     of the authors' code, leaves out the second term where t > 0, so that its minimum lies at infinity whatever t is.
+    Each class has a target of its own: those of a row need not sum to one.
 
     Args:
         logits: s, shape (B, K).
@@ -49,7 +50,8 @@ def bce_rows(
 def ce_rows(logits: Tensor, targets: Tensor, *, taking_part: Tensor | None = None) -> Tensor:
     """Softmax cross-entropy of each row [B] over the classes that take part, in nats.
 
-    Soft targets cost -sum_j t_j log p_j; a hard target that takes no part costs nothing.
+    Soft targets cost -sum_j t_j log p_j, whatever they sum to: they are not normalised. A hard target that takes no
+    part costs nothing.
     """
     logits = at_least_float32(logits)
     soft = targets.is_floating_point()

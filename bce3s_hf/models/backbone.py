@@ -16,7 +16,7 @@ from torch import Tensor
 
 SUITABLE = ("resnet50", "convnext_tiny", "vit_small_patch16_224")
 _PROBE_CLASSES = 3
-_LOADING = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+LOADING = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 ImageSize = int | Sequence[int] | None
 
 
@@ -79,7 +79,7 @@ def architecture_of(name: str) -> tuple[str, dict[str, Any]]:
 
 def without_loading(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `timm.create_model` without those that say where weights come from, which no model keeps."""
-    return {name: value for name, value in kwargs.items() if name not in _LOADING}
+    return {name: value for name, value in kwargs.items() if name not in LOADING}
 
 
 def image_size_kwargs(name: str, image_size: int | None) -> dict[str, int]:

@@ -30,7 +30,7 @@ from bce3s_hf.models.backbone import (
     image_size_kwargs,
     without_loading,
 )
-from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, check_class_groups
+from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, check_class_groups, read_settings
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
 from bce3s_hf.models.published import export, published_state
 
@@ -164,7 +164,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         length one, which changes no output.
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        settings = {} if place is None else PreTrainedConfig.get_config_dict(place, **hub)[0]
+        settings = {} if place is None else read_settings(place, **hub)[0]
         if PUBLISHED_KEY not in settings:
             return super().from_pretrained(place, *args, config=config, **{"use_safetensors": True, **kwargs})
         kwargs = {name: value for name, value in kwargs.items() if name not in hub}

@@ -1,11 +1,14 @@
 """Configuration of a BCE3S classifier: backbone, loss forms and weights, data."""
 
 import math
+import os
+import reprlib
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, SOFT_TARGETS, UNIFORMITY_LOSSES
+from bce3s_hf.models.backbone import LOADING
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
 PUBLISHED_KEY = "bce3s"
@@ -14,6 +17,9 @@ _PUBLISHED_SETTINGS = (
     *("projection_dim", "lambda_ss", "contrastive_reduction", "lambda_cc", "contrastive_temperature"),
     *("class_counts", "class_groups", "prior_bias", "score_thresholds"),
 )
+MAX_CLASSES = 1_000_000  # transformers makes a name for each before a model could refuse them
+_CODE = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+_CODE += ("_experts_implementation", "_experts_implementation_internal", "quantization_config", "transformers_weights")
 _DATA_SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -35,8 +41,61 @@ def check_class_groups(uniformity: str, class_groups: list[int] | None) -> None:
         )
     if uniformity != "bce_grouped" and class_groups is not None:
         raise ValueError(f"class_groups are for uniformity 'bce_grouped', not {uniformity!r}; give class_groups=None")
-    if not all(isinstance(group, int) for group in class_groups or ()):
-        raise ValueError(f"class_groups must be a list of whole numbers, got {class_groups}")
+    listed = class_groups is None or isinstance(class_groups, (list, tuple))
+    if not (listed and all(isinstance(group, int) for group in class_groups or ())):
+        raise ValueError(f"class_groups must be a list of whole numbers, got {reprlib.repr(class_groups)}")
+
+
+def read_settings(place: str | os.PathLike, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Content of the `config.json` of a folder or a repository, and the arguments that transformers leaves over.
+
+    Raises:
+        ValueError: If it is no JSON object, or nested beyond Python's recursion limit.
+    """
+    try:
+        settings, unused = PreTrainedConfig.get_config_dict(place, **kwargs)
+    except RecursionError as error:
+        raise ValueError(f"the config.json of {str(place)!r} is nested too deeply; it is no model's") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"the config.json of {str(place)!r} is no JSON object; it is no model's")
+    return settings, unused
+
+
+def _check_backbone(backbone: str, backbone_kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for a backbone that would be looked for, or whose weights would, in another place."""
+    if not isinstance(backbone, str) or ":" in backbone:
+        raise ValueError(
+            f"backbone must be the name of a timm architecture, not a place, got {reprlib.repr(backbone)}; from_timm "
+            "takes places"
+        )
+    if not isinstance(backbone_kwargs, dict):
+        raise ValueError(f"backbone_kwargs must be a dict, got {reprlib.repr(backbone_kwargs)}")
+    loading = sorted(backbone_kwargs.keys() & {"pretrained", *LOADING})
+    if loading:
+        raise ValueError(
+            f"backbone_kwargs must not say where weights come from, got {', '.join(loading)}; from_timm takes them"
+        )
+
+
+def _check_number_of_classes(num_labels: Any, id2label: Any) -> None:
+    """Raise ValueError for more classes than `MAX_CLASSES`, before anything of their size is made."""
+    if num_labels is not None and (type(num_labels) is not int or not 0 < num_labels <= MAX_CLASSES):
+        raise ValueError(f"num_labels must be a whole number in [1, {MAX_CLASSES:,}], got {reprlib.repr(num_labels)}")
+    if id2label is not None and not (isinstance(id2label, dict) and len(id2label) <= MAX_CLASSES):
+        raise ValueError(f"id2label must be a dict of at most {MAX_CLASSES:,} classes, got {reprlib.repr(id2label)}")
+
+
+def _check_types(whole: dict[str, Any], numbers: dict[str, Any], lists: dict[str, Any]) -> None:
+    """Raise ValueError, naming the setting, unless these are whole numbers, numbers, and lists of numbers or None."""
+    for name, value in {**whole, **numbers}.items():
+        if isinstance(value, bool) or not isinstance(value, int if name in whole else (int, float)):
+            kind = "a whole number" if name in whole else "a number"
+            raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
+    for name, values in lists.items():
+        if values is not None and not (
+            isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
+        ):
+            raise ValueError(f"{name} must be a list of numbers, got {reprlib.repr(values)}")
 
 
 class BCE3SConfig(PreTrainedConfig):
@@ -95,6 +154,16 @@ class BCE3SConfig(PreTrainedConfig):
         score_thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        backbone_kwargs = {} if backbone_kwargs is None else backbone_kwargs
+        _check_backbone(backbone, backbone_kwargs)
+        _check_number_of_classes(kwargs.get("num_labels"), kwargs.get("id2label"))
+        _check_types(
+            {"projection_dim": projection_dim},
+            {"lambda_ss": lambda_ss, "lambda_cc": lambda_cc, "contrastive_temperature": contrastive_temperature},
+            {"class_counts": class_counts, "score_thresholds": score_thresholds},
+        )
+        if not all(isinstance(count, int) and count >= 0 for count in class_counts or ()):
+            raise ValueError(f"class_counts must be whole numbers from 0, got {reprlib.repr(class_counts)}")
         for name, value, known in (
             ("joint", joint, (*JOINT_LOSSES,)),
             ("contrastive", contrastive, (*CONTRASTIVE_LOSSES, "none")),
@@ -113,7 +182,7 @@ class BCE3SConfig(PreTrainedConfig):
         if score_thresholds is not None and not all(0 <= value <= 1 for value in score_thresholds):
             raise ValueError(f"score_thresholds must be in [0, 1], got {score_thresholds}")
         self.backbone = backbone
-        self.backbone_kwargs = backbone_kwargs or {}
+        self.backbone_kwargs = backbone_kwargs
         self.joint = joint
         self.contrastive = contrastive
         self.uniformity = uniformity
@@ -133,10 +202,17 @@ class BCE3SConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers; the configuration of a published folder, which is timm's, is translated."""
-        settings, unused = super().get_config_dict(*args, **kwargs)
-        return (_from_published(settings) if PUBLISHED_KEY in settings else settings), unused
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; the configuration of a published folder, which is timm's, is translated.
+
+        What would have transformers fetch code, such as an attention kernel of the Hub, or other weights is left out:
+        no model of this class has any.
+        """
+        settings, unused = read_settings(pretrained_model_name_or_path, **kwargs)
+        settings = _from_published(settings) if PUBLISHED_KEY in settings else settings
+        return {name: value for name, value in settings.items() if name not in _CODE}, unused
 
     def published_settings(self) -> dict[str, Any]:
         """What a published folder says under the key "bce3s", beside what timm itself keeps there."""
@@ -152,13 +228,18 @@ class BCE3SConfig(PreTrainedConfig):
 
 def _from_published(settings: dict[str, Any]) -> dict[str, Any]:
     """Our settings, from the configuration of a published folder."""
-    names, cfg = settings["label_names"], settings["pretrained_cfg"]
-    return {
-        "model_type": BCE3SConfig.model_type,
-        "backbone": settings["architecture"],
-        "backbone_kwargs": settings.get("model_args", {}),
-        "data_config": {name: cfg[name] for name in _DATA_SETTINGS},
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: label for label, name in enumerate(names)},
-        **settings[PUBLISHED_KEY],
-    }
+    try:
+        names, cfg = settings["label_names"], settings["pretrained_cfg"]
+        return {
+            "model_type": BCE3SConfig.model_type,
+            "backbone": settings["architecture"],
+            "backbone_kwargs": settings.get("model_args", {}),
+            "data_config": {name: cfg[name] for name in _DATA_SETTINGS},
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: label for label, name in enumerate(names)},
+            **settings[PUBLISHED_KEY],
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the config.json is not that of a published model: {type(error).__name__}: {error}"
+        ) from error
