@@ -28,6 +28,7 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
 from bce3s_hf.records import RunResult, measure, run_record
+from bce3s_hf.saving import saving
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -216,21 +217,26 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
         trainer: With its trained model.
         splits: The images.
         **record: More for `results.json`.
+
+    Raises:
+        SavingError: If something cannot be written, with what to do.
     """
-    folder = Path(trainer.args.output_dir)
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step + 1
     if trainer.is_world_process_zero():
-        for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
-            (folder / name).unlink(missing_ok=True)
-        if splits.manifest is not None:
-            splits.manifest.save(folder / MANIFEST_FILE)
+        with saving(MANIFEST_FILE, folder, step=step):
+            for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
+                (folder / name).unlink(missing_ok=True)
+            if splits.manifest is not None:
+                splits.manifest.save(folder / MANIFEST_FILE)
     trainer.save_model(_internal_call=True)  # by which nothing is pushed: the results are still to come
     result = measure(trainer)
     if trainer.is_world_process_zero():
         split = None if splits.manifest is None else _without_indices(splits.manifest)
         content = {**run_record(trainer, result), "split": split, "lists": splits.lists, **record}
         partial = folder / f"{RESULTS_FILE}.partial"
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
+        with saving(RESULTS_FILE, folder, step=step):
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+            partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
     return result
 
 
