@@ -61,6 +61,6 @@ def _is_of_torch_save(error: RuntimeError) -> bool:
 
 def _free(folder: Path) -> str:
     try:
-        return f"{shutil.disk_usage(folder).free / 2**20:.4g} MiB free"
+        return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
     except OSError:
         return "which is no folder any more"

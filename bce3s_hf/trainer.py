@@ -13,6 +13,7 @@ from timm.utils import distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
+from transformers.utils import CONFIG_NAME
 
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
 from bce3s_hf.data.long_tail import balanced_negative_ratio
@@ -26,7 +27,7 @@ from bce3s_hf.losses import (
     total_loss,
 )
 from bce3s_hf.metrics import long_tail_metrics
-from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publishing_trainer import PublishingTrainer
 from bce3s_hf.saving import newest_checkpoint, saving
@@ -355,7 +356,7 @@ class BCE3STrainer(PublishingTrainer):
             SavingError: If it cannot be written, with what to do.
         """
         checkpoint = _internal_call and output_dir is not None  # without a folder, it is for the Hub
-        with saving("the model", self.args.output_dir, step=self.state.global_step + 1):
+        with saving("the model", self.args.output_dir, step=self.state.global_step + (not checkpoint)):
             with nullcontext() if checkpoint else self._averaged_weights():
                 super().save_model(output_dir, _internal_call=True)
             if checkpoint and self.weight_average is not None and self.args.should_save:
@@ -371,6 +372,7 @@ class BCE3STrainer(PublishingTrainer):
             super()._save_checkpoint(*args)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
+        _check_same_images(Path(resume_from_checkpoint), self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
@@ -544,6 +546,18 @@ def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.nd
             stacklevel=3,
         )
     return counts
+
+
+def _check_same_images(checkpoint: Path, model: BCE3SForImageClassification) -> None:
+    """Refuse to go on where images came or went since the checkpoint: all later draws would be others."""
+    if not (checkpoint / CONFIG_NAME).is_file():
+        return  # transformers says what is missing
+    before = BCE3SConfig.from_pretrained(checkpoint).class_counts
+    if before != model.config.class_counts:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} was trained on {sum(before or ())} images, these are "
+            f"{sum(model.config.class_counts)}, or of other classes; give the data that it was trained on"
+        )
 
 
 def _check_writable(folder: str) -> None:

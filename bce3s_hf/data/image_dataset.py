@@ -167,4 +167,7 @@ class ImageDataset(torch.utils.data.Dataset):
             return decode(encoded, self._feature)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
             path = (encoded or {}).get("path") or "embedded in the dataset"
-            raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error
+            raise ValueError(
+                f"image {index} ({path}) cannot be read: {error}. Replace or remove it; among training images, "
+                "--on_bad_image skip leaves out those that it finds beforehand"
+            ) from error
