@@ -1,6 +1,5 @@
 """Losses and gradients that are not finite: in which step that began, with what, and on which images."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ class FiniteCheck:
     """Remembers, for each loss term and each gradient, the first step in which it was not finite.
 
     That stays on the device until `fault` looks at it, so that no step makes the host wait. The gradients cost one
-    pass over them in each step, for their largest magnitudes, which cannot overflow as their norms could.
+    pass over them in each step, for their norms; one whose norm is beyond float32, above 1e19, counts as not finite.
     """
 
     def __init__(self) -> None:
@@ -47,8 +46,8 @@ class FiniteCheck:
             self._parameters = {f"gradient of {name}": value for name, value in named}
         gradients = {name: value.grad for name, value in self._parameters.items() if value.grad is not None}
         if gradients:
-            largest = torch.stack(torch._foreach_norm(list(gradients.values()), math.inf))
-            self._watch(tuple(gradients), largest, step)
+            norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+            self._watch(tuple(gradients), norms, step)
 
     def fault(self, gather: Callable[[Tensor], Tensor]) -> Fault | None:
         """The first fault of all processes, the same on each; None if all was finite. This waits for the device.
