@@ -66,6 +66,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Column of the groups of classes, such as coarse_label, for uniformity bce_grouped."},
     )
+    on_bad_image: str = field(
+        default="raise",
+        metadata={
+            "help": "Training images that cannot be read: raise, or skip them, for which all are decoded beforehand.",
+            "choices": ["raise", "skip"],
+        },
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
     augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})

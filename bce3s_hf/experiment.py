@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import set_seed
 
@@ -23,11 +25,13 @@ from bce3s_hf.data import (
 )
 from bce3s_hf.data.lists import list_sha256, load_lists
 from bce3s_hf.data.long_tail import column_values, left_out_indices
+from bce3s_hf.data.readable import UnreadableImage, unreadable_images
 from bce3s_hf.data.sources import GROUP, IMAGE, LABEL, find_class_groups
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
 from bce3s_hf.records import RunResult, measure, run_record
+from bce3s_hf.saving import saving
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -43,6 +47,7 @@ class Splits:
         lists: SHA-256 of the training and the test list by file name, if the images were given by lists.
         validation: Images that the subset left out, if asked for.
         class_groups: Group of each of the K classes, if a column of groups was given.
+        skipped: Training images that cannot be read and are not in `train`; their rows count with them.
     """
 
     train: Dataset
@@ -51,6 +56,7 @@ class Splits:
     lists: dict[str, str] | None = None
     validation: Dataset | None = None
     class_groups: list[int] | None = None
+    skipped: tuple[UnreadableImage, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -64,7 +70,10 @@ def data_record(args: DataArguments) -> dict[str, Any]:
 
 
 def load_splits(args: DataArguments) -> Splits:
-    """Load the data and, if asked, take its long-tailed subset."""
+    """Load the data and, if asked, take its long-tailed subset, and of that the images that can be read.
+
+    Images to validate or test on are never skipped: figures on fewer of them would be other figures.
+    """
     if args.train_list is not None:
         images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
     else:
@@ -106,7 +115,23 @@ def load_splits(args: DataArguments) -> Splits:
     if args.held_out_per_class is not None:
         left = left_out_indices(column_values(whole, LABEL), np.array(manifest.indices), args.held_out_per_class)
         validation = whole.select(left)
-    return Splits(train, images["test"], manifest, lists, validation, class_groups)
+    skipped = ()
+    if args.on_bad_image == "skip":
+        train, skipped = _readable(train)
+    return Splits(train, images["test"], manifest, lists, validation, class_groups, skipped)
+
+
+def _readable(train: Dataset) -> tuple[Dataset, tuple[UnreadableImage, ...]]:
+    """Images that can be read, and the others, the same in all processes, each of which decodes a share."""
+    state = PartialState()
+    share = range(state.process_index, len(train), state.num_processes)
+    found = gather_object(unreadable_images(train, IMAGE, share))
+    skipped = tuple(sorted(found, key=lambda image: image.row))
+    if len(skipped) == len(train):
+        raise ValueError(f"on_bad_image skip: none of the {len(train)} training images can be read; {skipped[0]}")
+    if not skipped:
+        return train, skipped
+    return train.select(np.setdiff1d(np.arange(len(train)), [image.row for image in skipped])), skipped
 
 
 def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
@@ -201,6 +226,7 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
         f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
     )
+    _say_skipped(trainer, splits)
     resume = args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
     return save_and_test(trainer, splits, **record)
@@ -216,22 +242,37 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
         trainer: With its trained model.
         splits: The images.
         **record: More for `results.json`.
+
+    Raises:
+        SavingError: If something cannot be written, with what to do.
     """
-    folder = Path(trainer.args.output_dir)
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step + 1
     if trainer.is_world_process_zero():
-        for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
-            (folder / name).unlink(missing_ok=True)
-        if splits.manifest is not None:
-            splits.manifest.save(folder / MANIFEST_FILE)
+        with saving(MANIFEST_FILE, folder, step=step):
+            for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
+                (folder / name).unlink(missing_ok=True)
+            if splits.manifest is not None:
+                splits.manifest.save(folder / MANIFEST_FILE)
     trainer.save_model(_internal_call=True)  # by which nothing is pushed: the results are still to come
     result = measure(trainer)
     if trainer.is_world_process_zero():
         split = None if splits.manifest is None else _without_indices(splits.manifest)
-        content = {**run_record(trainer, result), "split": split, "lists": splits.lists, **record}
+        skipped = [asdict(image) for image in splits.skipped]
+        content = {**run_record(trainer, result), "split": split, "lists": splits.lists}
+        content |= {"skipped_images": skipped, **record}
         partial = folder / f"{RESULTS_FILE}.partial"
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
+        with saving(RESULTS_FILE, folder, step=step):
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+            partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
+    _say_skipped(trainer, splits)
     return result
+
+
+def _say_skipped(trainer: BCE3STrainer, splits: Splits) -> None:
+    """Print how many training images are left out, and the first of them; `results.json` has all."""
+    if splits.skipped:
+        first = "".join(f"\n  {image}" for image in splits.skipped[:10])
+        trainer.accelerator.print(f"{len(splits.skipped)} training images cannot be read and are left out:{first}")
 
 
 def _without_indices(manifest: SplitManifest) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from timm.utils import distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
+from transformers.utils import CONFIG_NAME
 
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
+from bce3s_hf.finite_check import TOTAL, FiniteCheck, draws_of_step
 from bce3s_hf.losses import (
     bce_uniformity_optimum,
     class_balanced_weights,
@@ -25,9 +27,10 @@ from bce3s_hf.losses import (
     total_loss,
 )
 from bce3s_hf.metrics import long_tail_metrics
-from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publishing_trainer import PublishingTrainer
+from bce3s_hf.saving import newest_checkpoint, saving
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
@@ -43,8 +46,10 @@ class BCE3STrainer(PublishingTrainer):
     what one does (batch norm apart: its statistics are those of each process). Images that come as uint8 are
     normalised on the device, and those of an `InMemoryImageDataset` augmented there.
 
-    Outside logging, no step makes the host wait for an accelerator (but for the loss scaling of fp16). So the norm of
-    the gradient is computed, and logged, only where it is clipped.
+    Outside logging and saving, no step makes the host wait for an accelerator (but for the loss scaling of fp16). So
+    the norm of the gradient is computed, and logged, only where it is clipped, and a loss or gradient that is not
+    finite ends the training when it next logs or saves, before anything is saved. The gradients of fp16, which its
+    loss scaling lets overflow, and those that FSDP and DeepSpeed shard are not looked at.
 
     Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
     """
@@ -128,6 +133,7 @@ class BCE3STrainer(PublishingTrainer):
         self._term_sums: dict[str, Tensor] = {}
         self._term_count = 0
         self._to_remember: tuple[Tensor, Tensor] | None = None
+        self._finite_check = FiniteCheck()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -222,17 +228,26 @@ class BCE3STrainer(PublishingTrainer):
         for name in scales:
             self._term_sums[name] = self._term_sums.get(name, 0) + outputs[name].detach()
         self._term_count += 1
+        terms = {name: outputs[name] for name in scales}
+        self._finite_check.watch_losses({**terms, TOTAL: loss}, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
         """Forward and backward pass, then the projections of all processes enter the bank."""
         loss = super().training_step(model, inputs, *args)
+        if self.accelerator.sync_gradients and self._gradients_tell:  # before clipping, which would spread a fault
+            self._finite_check.watch_gradients(self.model, self.state.global_step + 1)
         self._substep = 0 if self.accelerator.sync_gradients else self._substep + 1
         if self._to_remember is not None:
             projections, labels = self._to_remember
             self.model.update_bank(self._gather(projections), labels)
             self._to_remember = None
         return loss
+
+    @property
+    def _gradients_tell(self) -> bool:
+        """Whether gradients that are not finite are a fault, and whole; loss scaling skips their step and goes on."""
+        return self.accelerator.scaler is None and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """On the device, as in transformers; images that come as uint8 are augmented and normalised there."""
@@ -264,7 +279,13 @@ class BCE3STrainer(PublishingTrainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log, over steps and processes."""
+        """Add the mean of each loss term since the last log, over steps and processes.
+
+        Raises:
+            FloatingPointError: If a loss or a gradient was not finite since the training began.
+        """
+        if "loss" in logs or "train_loss" in logs:  # of the training; all processes log these
+            self._stop_if_not_finite()
         if "loss" in logs and self._term_count:
             for name, value in self._term_sums.items():
                 logs[name] = self._gather(value[None] / self._term_count).mean().item()
@@ -275,13 +296,33 @@ class BCE3STrainer(PublishingTrainer):
             if form == "bce_second_moment" and "loss_uniformity" in logs:
                 logs["uniformity_error_bound"] = second_moment_error_bound(self.model.classifier.weight).item()
             self._term_sums, self._term_count = {}, 0
-            if not math.isfinite(logs["loss"]):
-                terms = ", ".join(f"{name} {value:.4g}" for name, value in logs.items() if name.startswith("loss"))
-                raise FloatingPointError(
-                    f"the loss is not finite at step {self.state.global_step} ({terms}); lower learning_rate "
-                    f"{self.args.learning_rate} or set max_grad_norm"
-                )
         super().log(logs, start_time)
+
+    def _stop_if_not_finite(self) -> None:
+        fault = self._finite_check.fault(self._gather)
+        if fault is None:
+            return
+        args = self.args
+        steps = max(1, math.ceil(len(self.callback_handler.train_dataloader) / args.gradient_accumulation_steps))
+        batch = self._train_batch_size * (1 if self.accelerator.split_batches else args.world_size)
+        draws = draws_of_step(
+            self.train_sampler,
+            fault.step,
+            steps_per_epoch=steps,
+            draws_per_step=batch * args.gradient_accumulation_steps,
+        )
+        images = _image_names(self.train_dataset, [draw.row for draw in draws])
+        if draws[0].partner is not None:
+            images += f", mixed with {_image_names(self.train_dataset, [draw.partner for draw in draws])}"
+        checkpoint = newest_checkpoint(args.output_dir, before=fault.step)
+        then = "start again: there is no whole checkpoint from before"
+        if checkpoint is not None:
+            then = f"go on from before it with --resume_from_checkpoint {checkpoint}"
+        raise FloatingPointError(
+            f"{fault.component} is not finite, first in step {fault.step}, in epoch {(fault.step - 1) // steps + 1}. "
+            f"Its images, by row of the training dataset: {images}. Lower learning_rate {args.learning_rate} or set "
+            f"max_grad_norm, and {then}"
+        )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; on the averaged weights if there are any."""
@@ -306,14 +347,29 @@ class BCE3STrainer(PublishingTrainer):
         return loss, logits, labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers; the averaged weights if there are any. A checkpoint holds both."""
+        """As in transformers; the averaged weights if there are any. A checkpoint holds both.
+
+        Raises:
+            SavingError: If it cannot be written, with what to do.
+        """
         checkpoint = _internal_call and output_dir is not None  # without a folder, it is for the Hub
-        with nullcontext() if checkpoint else self._averaged_weights():
-            super().save_model(output_dir, _internal_call=True)
+        with saving("the model", self.args.output_dir, step=self.state.global_step + (not checkpoint)):
+            with nullcontext() if checkpoint else self._averaged_weights():
+                super().save_model(output_dir, _internal_call=True)
+            if checkpoint and self.weight_average is not None and self.args.should_save:
+                self.weight_average.save(output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub()
 
+    def _save_checkpoint(self, *args: Any) -> None:
+        """As in transformers, which deletes older ones when the new one is whole; never of a step after a fault."""
+        self._stop_if_not_finite()
+        step = self.state.global_step
+        with saving(f"checkpoint-{step}", self.args.output_dir, step=step):
+            super()._save_checkpoint(*args)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
+        _check_same_images(Path(resume_from_checkpoint), self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
@@ -402,6 +458,7 @@ class _EpochCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.model.config.score_thresholds = None
+        self.trainer._finite_check = FiniteCheck()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int(state.epoch or 0)
@@ -444,6 +501,12 @@ def _check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArg
         )
 
 
+def _image_names(dataset: Dataset, rows: list[int]) -> str:
+    """Rows, with the paths of the images that have one."""
+    names = dataset.image_names(rows) if isinstance(dataset, ImageDataset) else map(str, rows)
+    return ", ".join(names)
+
+
 def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:
     if not isinstance(dataset, ImageDataset):
         raise ValueError(
@@ -483,6 +546,18 @@ def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.nd
             stacklevel=3,
         )
     return counts
+
+
+def _check_same_images(checkpoint: Path, model: BCE3SForImageClassification) -> None:
+    """Refuse to go on where images came or went since the checkpoint: all later draws would be others."""
+    if not (checkpoint / CONFIG_NAME).is_file():
+        return  # transformers says what is missing
+    before = BCE3SConfig.from_pretrained(checkpoint).class_counts
+    if before != model.config.class_counts:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} was trained on {sum(before or ())} images, these are "
+            f"{sum(model.config.class_counts)}, or of other classes; give the data that it was trained on"
+        )
 
 
 def _check_writable(folder: str) -> None:

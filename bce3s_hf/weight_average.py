@@ -37,6 +37,11 @@ class WeightAverage(TrainerCallback):
         self._start()
         self.average.module.load_state_dict(load_file(path))
 
+    def save(self, checkpoint: str) -> None:
+        """Write the average into the folder of a checkpoint."""
+        tensors = {name: value.contiguous() for name, value in self.average.module.state_dict().items()}
+        save_file(tensors, Path(checkpoint) / AVERAGE_FILE)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside this block, and its own again after it."""
@@ -56,11 +61,6 @@ class WeightAverage(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.average.update(self.model, step=state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.should_save:
-            tensors = {name: value.contiguous() for name, value in self.average.module.state_dict().items()}
-            save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGE_FILE)
 
     def _start(self) -> None:
         self.average = ModelEmaV3(self.model, self.decay, use_warmup=True, warmup_power=1.0)

@@ -18,8 +18,10 @@ LOWER_UNITS = {
     "training_args": {"data", "models", "hub"},
     "trainer": {
         *("losses", "metrics", "data", "models", "training_args", "weight_average"),
-        "publishing_trainer",
+        *("finite_check", "publishing_trainer", "saving"),
     },
+    "finite_check": {"data"},
+    "saving": set(),
     "publishing_trainer": {"hub", "publication", "records"},
     "provenance": {"escaping"},
     "records": {"metrics", "provenance", "training_args"},
@@ -32,7 +34,7 @@ LOWER_UNITS = {
     "arguments": {"losses", "data", "training_args"},
     "experiment": {
         *("losses", "metrics", "data", "models", "training_args", "trainer", "arguments"),
-        *("publication", "records"),
+        *("publication", "records", "saving"),
     },
     "second_stage": {
         *("data", "metrics", "models", "training_args", "trainer", "arguments", "experiment"),

@@ -1,5 +1,6 @@
 """Encoded images, as `datasets` stores them, to PIL images or to tensors."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ from torch import Tensor
 from torchvision.io import ImageReadMode  # the import registers torchvision's decoders
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+LARGE_FILE = 2**18  # bytes; a JPEG of so many pixels that PIL refuses it is larger
+
 
 def decode_pil(encoded: dict[str, Any] | None, feature: Image) -> PIL.Image.Image:
     """A PIL image of any mode with at most 8 bits a channel, turned as its EXIF orientation says.
+
+    Of an animation that is the first frame.
 
     Args:
         encoded: `{"bytes", "path"}`, as a column of `Image(decode=False)` holds it.
@@ -22,7 +27,8 @@ def decode_pil(encoded: dict[str, Any] | None, feature: Image) -> PIL.Image.Imag
         The image, loaded.
 
     Raises:
-        ValueError: If there is no image. Of one that cannot be read PIL raises nearly anything.
+        ValueError: If there is no image. Of one that cannot be read PIL raises nearly anything, and of one with more
+            than twice `PIL.Image.MAX_IMAGE_PIXELS` a DecompressionBombError.
     """
     if encoded is None:
         raise ValueError("the row holds no image")
@@ -48,6 +54,8 @@ def decode_tensor(encoded: dict[str, Any] | None, feature: Image) -> Tensor:
     """
     content = _content(encoded)
     if content[:3] == b"\xff\xd8\xff" and feature.mode in (None, "RGB"):
+        if len(content) > LARGE_FILE:
+            PIL.Image.open(io.BytesIO(content)).close()  # which refuses sizes that torchvision would decode
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         try:  # the operator itself, since `torchvision.io.decode_jpeg` warns that it is to move to another package
             return torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, True)

@@ -105,6 +105,11 @@ class ImageDataset(torch.utils.data.Dataset):
         """Names of the classes in the order of their labels, if the dataset knows them."""
         return getattr(self.dataset.features[self.label_column], "names", None)
 
+    def image_names(self, rows: list[int]) -> list[str]:
+        """Row of each image, and its path if it has one."""
+        paths = [image and image["path"] for image in self._encoded[rows][self.image_column]]
+        return [f"{row} ({path})" if path else str(row) for row, path in zip(rows, paths, strict=True)]
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's augmentation."""
         self._epoch.fill_(epoch)
@@ -162,4 +167,7 @@ class ImageDataset(torch.utils.data.Dataset):
             return decode(encoded, self._feature)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
             path = (encoded or {}).get("path") or "embedded in the dataset"
-            raise ValueError(f"image {index} ({path}) cannot be read: {error}. Replace or remove it") from error
+            raise ValueError(
+                f"image {index} ({path}) cannot be read: {error}. Replace or remove it; among training images, "
+                "--on_bad_image skip leaves out those that it finds beforehand"
+            ) from error
