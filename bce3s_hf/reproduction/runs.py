@@ -112,17 +112,19 @@ def _check_record(file: Path, record: dict[str, Any], settings: dict[str, Any]) 
     parts = (record["losses"], record["data"], record["training"], record["model"])
     made_with = {"backbone": record["backbone"], **{name: value for part in parts for name, value in part.items()}}
     for name, value in made_with.items():
-        if name in settings and _as_text(settings[name]) != _as_text(value):
+        if name in settings and not _is_same(settings[name], value):
             raise ValueError(
                 f"{str(file)!r} was made with {name} {value!r}, the plan has {settings[name]!r}; train it again"
             )
 
 
-def _as_text(value: Any) -> str:
-    """A setting of YAML and one of a record alike: 1 and 1.0, and JSON as text and as what it says."""
-    if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value)
-    return str(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+def _is_same(setting: Any, recorded: Any) -> bool:
+    """Whether a setting of a plan, perhaps text, is what a record has; the model may have added to its `**kwargs`."""
+    if isinstance(recorded, dict):
+        return json.loads(setting).items() <= recorded.items()
+    if isinstance(recorded, (int, float)) and not isinstance(recorded, bool):
+        return float(setting) == recorded
+    return str(setting) == str(recorded)
 
 
 def is_finished(settings: dict[str, Any]) -> bool:

@@ -111,7 +111,10 @@ def test_records_of_other_settings_are_refused(finished):
         ValueError, match=r"results.json' was made with joint 'ce', the plan has 'bce'; train it again"
     ):
         records(plan(rows={"CE": {"joint": "bce"}}), folder)
-    assert list(records(plan(rows={"CE": {"joint": "ce"}}, num_train_epochs=2.0), folder)) == ["CE"]
+    same = plan(rows={"CE": {"joint": "ce"}}, backbone_kwargs="{}", weight_decay="5e-3")
+    assert list(records(same, folder)) == ["CE"]
+    with pytest.raises(ValueError, match="made with backbone_kwargs {}, the plan has '{\"in_chans\": 1}'"):
+        records(plan(rows={"CE": {"joint": "ce"}}, backbone_kwargs='{"in_chans": 1}'), folder)
 
 
 def test_folder_of_other_settings_is_refused(finished):
