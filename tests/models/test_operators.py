@@ -29,7 +29,9 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         self.names.append(operator.name().partition(".")[0])
         if self.names[-1] in ("aten::index", "aten::index_put", "aten::index_put_"):
-            self.names += [MASKED for index in args[1] if index is not None and index.dtype == torch.bool]
+            masked = [MASKED for index in args[1] if index is not None and index.dtype == torch.bool]
+            is_filled = len(args) > 2 and args[2].numel() == 1  # index_put of one number is masked_fill: no wait
+            self.names += [] if is_filled else masked
         if operator is exact_uniformity._OPERATOR._opoverload:
             with self:
                 return exact_uniformity.value_and_gradient(*args)
