@@ -31,7 +31,7 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
 from bce3s_hf.records import RunResult, measure, run_record
-from bce3s_hf.saving import saving
+from bce3s_hf.saving import newest_checkpoint, saving
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -219,7 +219,10 @@ def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArg
 def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
     """Train, then `save_and_test`.
 
-    `--resume_from_checkpoint` takes a folder, or "last" for the newest checkpoint in the output folder.
+    `--resume_from_checkpoint` takes a folder, or "last" for the newest whole checkpoint in the output folder.
+
+    Raises:
+        ValueError: If there is none.
     """
     args = trainer.args
     trainer.accelerator.print(
@@ -228,7 +231,13 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
     )
     _say_skipped(trainer, splits)
     resume = args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    if resume == "last":
+        resume = newest_checkpoint(args.output_dir)
+        if resume is None:
+            raise ValueError(
+                f"resume_from_checkpoint last: {args.output_dir!r} holds no whole checkpoint; leave it out"
+            )
+    trainer.train(resume_from_checkpoint=resume and str(resume))
     return save_and_test(trainer, splits, **record)
 
 

@@ -1,6 +1,9 @@
 """What to say when a disk is full or a folder cannot be written any more."""
 
+import json
+import math
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,14 +46,30 @@ def saving(what: str, folder: str | Path, *, step: int) -> Iterator[None]:
         ) from error
 
 
-def newest_checkpoint(folder: str | Path, before: int) -> Path | None:
-    """The checkpoint of the latest step before this one, of those that have the file that is written last."""
-    found = {}
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"):
-        step = path.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+def newest_checkpoint(folder: str | Path, before: float = math.inf) -> Path | None:
+    """The checkpoint of the latest step before this one, of those that are whole; None if there is none.
+
+    Whole is one whose trainer state can be read, the file that is written last. A later one that is not, since the
+    training was stopped while saving it, is passed over with a warning.
+    """
+    steps = {}
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if step.isdecimal() and int(step) < before:
-            found[int(step)] = path.parent
-    return found[max(found)] if found else None
+            steps[int(step)] = path
+    for step in sorted(steps, reverse=True):
+        if _is_whole(steps[step]):
+            return steps[step]
+        warnings.warn(f"checkpoint {str(steps[step])!r} is half-written and passed over", stacklevel=2)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_of_torch_save(error: RuntimeError) -> bool:

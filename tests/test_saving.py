@@ -156,8 +156,30 @@ def test_only_whole_checkpoints_from_before_count(tmp_path):
         (tmp_path / name / "trainer_state.json").write_text(json.dumps({}))
     (tmp_path / "checkpoint-8").mkdir()
     assert newest_checkpoint(tmp_path, before=10) == tmp_path / "checkpoint-9"
-    assert newest_checkpoint(tmp_path, before=9) == tmp_path / "checkpoint-2"
+    for content in (None, "", '{"epoch": 1.0, '):  # stopped before the state was written, and while it was
+        if content is not None:
+            (tmp_path / "checkpoint-8" / "trainer_state.json").write_text(content)
+        with pytest.warns(UserWarning, match="checkpoint-8' is half-written and passed over"):
+            assert newest_checkpoint(tmp_path, before=9) == tmp_path / "checkpoint-2"
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert newest_checkpoint(tmp_path, before=2) is None
+
+
+def test_last_checkpoint_is_the_newest_whole_one(make_trainer, few_splits):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 2}
+    trainer = make_trainer(splits=few_splits, resume_from_checkpoint="last", **settings)
+    with pytest.raises(ValueError, match="resume_from_checkpoint last: .* holds no whole checkpoint; leave it out"):
+        run(trainer, few_splits)
+    trainer.args.resume_from_checkpoint = None
+    run(trainer, few_splits)
+    folder = Path(trainer.args.output_dir)
+    expected = load_file(folder / "model.safetensors")
+    (folder / "checkpoint-6" / "trainer_state.json").unlink()
+    again = make_trainer(splits=few_splits, resume_from_checkpoint="last", output_dir=str(folder), **settings)
+    with pytest.warns(UserWarning, match="checkpoint-6' is half-written and passed over"):
+        run(again, few_splits)
+    for name, value in load_file(folder / "model.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("no"), KeyError("x")], ids=repr)

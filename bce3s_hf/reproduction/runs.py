@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from bce3s_hf.arguments import parse_settings
 from bce3s_hf.experiment import build_model, build_trainer, data_record, load_splits, run
 from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.publication import read_json
 from bce3s_hf.reproduction.plan import CLASSES, Plan, run_name
+from bce3s_hf.saving import newest_checkpoint
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 
 SETTINGS_FILE, PROGRESS_FILE, LOG_FILE, LOCK_FILE = "settings.json", "progress.json", "log.txt", "lock"
@@ -154,7 +154,8 @@ def train_run(settings: dict[str, Any]) -> None:
         if "" in missing:
             trainer = build_trainer(build_model(model_args, splits, args.seed), splits, args, data_args)
             trainer.add_callback(_ProgressCallback(folder))
-            args.resume_from_checkpoint = get_last_checkpoint(folder)
+            checkpoint = newest_checkpoint(folder)
+            args.resume_from_checkpoint = checkpoint and str(checkpoint)
             run(trainer, splits, data=data_record(data_args))
         args.resume_from_checkpoint = None
         stage.second_stage = ",".join(method for method in missing if method) or "none"
