@@ -21,6 +21,7 @@ from bce3s_hf.benchmark import TABLE_HEAD, BenchmarkArguments, Row, table_line
 from bce3s_hf.benchmark.rows import Quartiles
 from bce3s_hf.evaluation import EvaluationArguments
 from bce3s_hf.hub import PushArguments
+from bce3s_hf.mechanism import mechanism_table
 from bce3s_hf.metrics import results_table
 from bce3s_hf.publication import PublishArguments
 from bce3s_hf.reproduction import fill_tables, read_plan, run_name
@@ -186,6 +187,14 @@ def test_records_are_of_the_plans_as_they_are(plan):
         for name, value in content["data"].items() | content["training"].items() | content["model"].items():
             assert name not in settings or str(settings[name]).lower() == str(value).lower() or settings[name] == value
         assert content["backbone"] == settings["backbone"]
+
+
+def test_table_of_the_mechanism_is_that_of_its_record():
+    content = record("mechanism/mechanism.json")
+    page = (ROOT / "model_cards" / "evidence.md").read_text()
+    assert mechanism_table(content["runs"]) in page and content["command"] in page
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert (ROOT / "model_cards" / picture).is_file()
 
 
 def test_speed_tables_are_those_of_the_record():
