@@ -15,8 +15,6 @@ from bce3s_hf.data.long_tail import (
     CONVENTIONS,
     KINDS,
     SplitManifest,
-    balanced_negative_ratio,
-    expected_classes,
     hold_out_indices,
     left_out_indices,
     long_tail_counts,
@@ -115,19 +113,3 @@ def test_held_out_images_are_never_trained_on(counts, fraction, per_class, seed)
     assert not set(left) & set(kept)
     found = np.bincount(labels[left], minlength=len(counts)).tolist()
     assert found == [min(per_class, count - count // 2) for count in counts]
-
-
-@given(
-    counts=st.lists(st.integers(1, 5000), min_size=1, max_size=50), batch=st.integers(1, 300), absent=st.floats(0, 1)
-)
-@example(counts=[1] * 8142, batch=1, absent=0.0)
-@example(counts=[7], batch=1, absent=0.0)
-def test_expected_classes_and_their_ratio_stay_in_range(counts, batch, absent):
-    expected = expected_classes(counts, batch)
-    assert 1 - 1e-9 <= expected <= min(batch, len(counts)) + 1e-9
-    assert expected <= expected_classes(counts, batch + 1) + 1e-9
-    exact = sum(1 - (1 - Fraction(n, sum(counts))) ** batch for n in counts[:5]) if len(counts) <= 5 else None
-    assert exact is None or expected == pytest.approx(float(exact), rel=1e-9)
-    ratio = balanced_negative_ratio(counts, batch, absent)
-    assert 0 < ratio <= 1 + 1e-12
-    assert ratio == pytest.approx(expected / len(counts) + absent * (1 - expected / len(counts)))

@@ -21,6 +21,7 @@ from bce3s_hf.losses import (
     group_members,
     grouped_uniformity_loss,
     is_gathered,
+    sample_absent_classes,
     sample_classes,
     sampled_uniformity_loss,
     second_moment_error_bound,
@@ -262,6 +263,22 @@ def test_sampled_classes_hold_every_positive(kind, ratio, seed, batch, num_class
     wanted = max(1, round(ratio * num_classes))
     assert len(kept) == max(wanted, len(present))
     assert len(classes) == max(wanted, num_classes if soft else min(batch, num_classes))
+
+
+@given(
+    kind=kinds,
+    absent_ratio=st.floats(0, 1),
+    seed=seeds,
+    batch=st.integers(1, 80),
+    num_classes=st.sampled_from([2, 3, 10, 8142]),
+)
+def test_share_of_the_absent_classes_is_kept(kind, absent_ratio, seed, batch, num_classes):
+    targets = targets_of(kind, batch, num_classes, drawn(seed))
+    classes = sample_absent_classes(targets, num_classes, absent_ratio, drawn(seed))
+    present = set((targets.nonzero()[:, 1] if targets.is_floating_point() else targets).tolist())
+    kept = classes[classes < num_classes]
+    assert present <= set(kept.tolist()) and (kept.diff() > 0).all() and classes.max() <= num_classes
+    assert len(kept) == len(present) + round(absent_ratio * (num_classes - len(present)))
 
 
 @given(
