@@ -49,7 +49,7 @@ LOWER_UNITS = {
     "onnx": {"models"},
     "reproduction": {
         *("metrics", "models", "training_args", "arguments", "experiment", "records", "publication"),
-        "second_stage",
+        *("saving", "second_stage"),
     },
     "mechanism": {
         *("losses", "data", "metrics", "models", "arguments", "evaluation", "experiment", "publication"),

@@ -115,10 +115,10 @@ def test_one_stage_has_one_column_and_only_the_options_it_has(published):
     folder = published(counts=DIGITS["split"]["class_counts"])
     write_card(folder, DIGITS)
     parts = sections(folder)
-    many, medium, few, accuracy, balanced = (
-        f"{100 * DIGITS['metrics'][name]:.2f}" for name in ("many", "medium", "few", "accuracy", "balanced_accuracy")
+    many, medium, few, accuracy, macro_f1 = (
+        f"{100 * DIGITS['metrics'][name]:.2f}" for name in ("many", "medium", "few", "accuracy", "macro_f1")
     )
-    assert f"| This model | {many} | {medium} | {few} | {accuracy} | {balanced} |" in parts["Results"]
+    assert f"| This model | {many} | {medium} | {few} | {accuracy} | {macro_f1} |" in parts["Results"]
     assert "| negative_ratio | 0.4 |" in parts["Recipe"]
     assert "| epochs | 40 |" in parts["Recipe"]
     assert "sampler_power" not in parts["Recipe"] and "method" not in parts["Recipe"]

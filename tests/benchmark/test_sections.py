@@ -53,7 +53,12 @@ def test_each_operator_is_named_with_the_time_in_itself(monkeypatch):
     assert operator_seconds(call, 3, CPU) == {"aten::mm": pytest.approx(2e-4)}
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+LONG = ("growth", "startup")  # which start processes
+
+
+@pytest.mark.parametrize(
+    "section", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SECTIONS]
+)
 def test_section_runs(section, photographs, tmp_path):
     output = tmp_path / "new" / "benchmark.json"
     args = BenchmarkArguments(

@@ -83,8 +83,13 @@ def test_stopped_run_goes_on_from_its_checkpoint(finished, tmp_path):
     state = half / "checkpoint-8" / "trainer_state.json"  # that of half the steps, written anew by a whole training
     written = state.stat().st_mtime_ns
     (half / "checkpoint-16").mkdir()  # killed while it was written
-    with pytest.warns(UserWarning, match="checkpoint-16' is half-written and passed over"):
-        train_run(settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two runs at a time had: sums are rounded in their order
+    try:
+        with pytest.warns(UserWarning, match="checkpoint-16' is half-written and passed over"):
+            train_run(settings)
+    finally:
+        torch.set_num_threads(threads)
     assert state.stat().st_mtime_ns == written
     weights, expected = (load_file(place / "model.safetensors") for place in (half, whole))
     for name in expected:
@@ -147,7 +152,9 @@ def test_one_failure_leaves_the_others_and_is_named(tmp_path):
     rows = {"CE": {"joint": "ce", "max_steps": 1}, "BCE": {"learning_rate": 1e30, "max_steps": 8, "logging_steps": 1}}
     rows["BCE"]["logging_strategy"] = "steps"
     last = None
-    with pytest.raises(RunError, match=r"1 of 2 runs failed, .*\n  bce-0: FloatingPointError: the loss is not finite"):
+    with pytest.raises(
+        RunError, match=r"1 of 2 runs failed, .*\n  bce-0: FloatingPointError: loss_joint, .* is not finite"
+    ):
         for progress in run_plan(plan(rows=rows, save_strategy="no"), tmp_path, jobs=1):
             last = progress
     assert {row: run["state"] for (row, _), run in last.items()} == {"CE": "done", "BCE": "failed"}
