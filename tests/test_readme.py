@@ -211,6 +211,17 @@ def test_speed_tables_are_those_of_the_record():
     assert "\n".join(with_targets) in README
 
 
+def test_shares_of_the_operators_are_those_of_the_record():
+    content = record("speed/operators.json")
+    shares = {(row["case"], row["name"]): f"{100 * row['ratio']:.0f}%" for row in content["rows"]}
+    text, case = " ".join(README.split()), "B=256 K=8142 D=2048"
+    joint = [shares[f"{case}, joint r=0.4", name] for name in ("aten::fill_", "aten::mm")]
+    contrastive = [shares[f"{case}, contrastive", name] for name in ("aten::mm", "aten::softplus")]
+    assert "the zeros take {} of its time and its products {}".format(*joint) in text
+    assert "they take {} of its time there, the softplus alone {}".format(*contrastive) in text
+    assert content["command"] in README
+
+
 def test_figures_of_the_defaults_are_the_code_s():
     fields = BCE3STrainingArguments.__dataclass_fields__
     text = README.replace("\n", " ")
