@@ -1,4 +1,4 @@
-"""What to say when a disk is full or a folder cannot be written any more."""
+"""What to say when a disk is full or a folder cannot be written any more, and which checkpoints are whole."""
 
 import json
 import math
