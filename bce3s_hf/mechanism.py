@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from bce3s_hf.arguments import DataArguments, parse_settings
@@ -22,7 +23,6 @@ from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.publication import read_json
 from bce3s_hf.reproduction.runs import SETTINGS_FILE
 
-STATE_FILE = "trainer_state.json"
 DEFINITIONS = {
     "images": "all training images without augmentation, not mixed, and all test images; the model in evaluation mode",
     "bce_, ce_": "the joint loss in this form over all classes, at the weights of the checkpoint, whatever trained it",
@@ -220,7 +220,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
     """Those of which the last file is written, and the final model, unless that is the last of them."""
-    states = {file.parent: read_json(file) for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{STATE_FILE}")}
+    states = {file.parent: read_json(file) for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")}
     points = [Checkpoint(place, state["epoch"], state["global_step"]) for place, state in states.items()]
     if not points:
         raise ValueError(f"{str(folder)!r} holds no checkpoint; train with --save_strategy=epoch (or steps)")

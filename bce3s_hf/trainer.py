@@ -220,15 +220,15 @@ class BCE3STrainer(PublishingTrainer):
             **self._draw_rows(labels.device),
         )
         scales, loss = self.model.loss_scales(), outputs["loss"]
+        terms = {name: outputs[name] for name in scales}
         if "loss_contrastive" in scales:
             self._to_remember = (outputs["projections"].detach(), labels)
             if (self.state.epoch or 0) < self.args.contrastive_warmup_epochs:
                 scales["loss_contrastive"] = 0.0  # still in the graph: DDP wants a gradient for every parameter
-                loss = total_loss({name: outputs[name] for name in scales}, scales)
-        for name in scales:
-            self._term_sums[name] = self._term_sums.get(name, 0) + outputs[name].detach()
+                loss = total_loss(terms, scales)
+        for name, value in terms.items():
+            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
         self._term_count += 1
-        terms = {name: outputs[name] for name in scales}
         self._finite_check.watch_losses({**terms, TOTAL: loss}, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 

@@ -22,8 +22,8 @@ def second_moment_uniformity_loss(weight: Tensor) -> Tensor:
     """`bce_uniformity_loss` with sp(c) = log 2 + c/2 + c^2/8, whose sums need no cosine.
 
     The sum over all pairs of c is ||sum_k w^_k||^2, and that of c^2 is ||W^^T W^||_F^2, each with the cosines of the
-    vectors with themselves, which are taken off. So a step costs two products
-    of K x D x D, against one and a half of K x K x D: of use where K is much larger than D.
+    vectors with themselves, which are taken off. So a step costs two products of K x D x D, against one and a half of
+    K x K x D: of use where K is much larger than D.
 
     Args:
         weight: Classifier vectors, shape (K >= 2, D), any norm.
