@@ -31,7 +31,7 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.published import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.publication import THRESHOLDS_FILE
 from bce3s_hf.records import RunResult, measure, run_record
-from bce3s_hf.saving import newest_checkpoint, saving
+from bce3s_hf.saving import saving
 from bce3s_hf.trainer import BCE3STrainer
 from bce3s_hf.training_args import BCE3STrainingArguments
 
@@ -217,27 +217,14 @@ def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArg
 
 
 def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
-    """Train, then `save_and_test`.
-
-    `--resume_from_checkpoint` takes a folder, or "last" for the newest whole checkpoint in the output folder.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Train, from `args.resume_from_checkpoint` if that is given, then `save_and_test`."""
     args = trainer.args
     trainer.accelerator.print(
         f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
     )
     _say_skipped(trainer, splits)
-    resume = args.resume_from_checkpoint
-    if resume == "last":
-        resume = newest_checkpoint(args.output_dir)
-        if resume is None:
-            raise ValueError(
-                f"resume_from_checkpoint last: {args.output_dir!r} holds no whole checkpoint; leave it out"
-            )
-    trainer.train(resume_from_checkpoint=resume and str(resume))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return save_and_test(trainer, splits, **record)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from bce3s_hf.arguments import DataArguments, parse_settings
+from bce3s_hf.checkpoints import whole_checkpoints
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.data.sources import LABEL
 from bce3s_hf.evaluation import Outputs, collect_outputs
@@ -219,12 +218,11 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
-    """Those of which the last file is written, and the final model, unless that is the last of them."""
-    states = {file.parent: read_json(file) for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")}
-    points = [Checkpoint(place, state["epoch"], state["global_step"]) for place, state in states.items()]
+    """Those that are whole, oldest first, and the final model, unless that is the last of them."""
+    whole = list(whole_checkpoints(folder))[::-1]
+    points = [Checkpoint(place, state["epoch"], state["global_step"]) for place, state in whole]
     if not points:
-        raise ValueError(f"{str(folder)!r} holds no checkpoint; train with --save_strategy=epoch (or steps)")
-    points.sort(key=lambda point: point.step)
+        raise ValueError(f"{str(folder)!r} holds no whole checkpoint; train with --save_strategy=epoch (or steps)")
     record, last = read_json(folder / RESULTS_FILE), points[-1]
     if record is not None:
         step = round(record["epochs"] * last.step / last.epoch)

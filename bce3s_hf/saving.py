@@ -1,16 +1,13 @@
-"""What to say when a disk is full or a folder cannot be written any more, and which checkpoints are whole."""
+"""What to say when a disk is full or a folder cannot be written any more."""
 
-import json
-import math
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from bce3s_hf.checkpoints import how_to_go_on
 
 
 class SavingError(OSError):
@@ -36,40 +33,10 @@ def saving(what: str, folder: str | Path, *, step: int) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_of_torch_save(error):
             raise
-        checkpoint = newest_checkpoint(folder, before=step)
-        then = "start again: there is no whole checkpoint yet"
-        if checkpoint is not None:
-            then = f"go on from the newest whole checkpoint with --resume_from_checkpoint {checkpoint}"
         raise SavingError(
             f"{what} could not be saved in {str(folder)!r} ({_free(Path(folder))}): {error}. Free space there, or "
-            f"make the folder writable again, and {then}"
+            f"make the folder writable again, and {how_to_go_on(folder, before=step)}"
         ) from error
-
-
-def newest_checkpoint(folder: str | Path, before: float = math.inf) -> Path | None:
-    """The checkpoint of the latest step before this one, of those that are whole; None if there is none.
-
-    Whole is one whose trainer state can be read, the file that is written last. A later one that is not, since the
-    training was stopped while saving it, is passed over with a warning.
-    """
-    steps = {}
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and int(step) < before:
-            steps[int(step)] = path
-    for step in sorted(steps, reverse=True):
-        if _is_whole(steps[step]):
-            return steps[step]
-        warnings.warn(f"checkpoint {str(steps[step])!r} is half-written and passed over", stacklevel=2)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _is_of_torch_save(error: RuntimeError) -> bool:

@@ -13,8 +13,10 @@ from timm.utils import distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback
-from transformers.utils import CONFIG_NAME
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from bce3s_hf.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_batch_size
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
 from bce3s_hf.finite_check import TOTAL, FiniteCheck, draws_of_step
@@ -27,10 +29,10 @@ from bce3s_hf.losses import (
     total_loss,
 )
 from bce3s_hf.metrics import long_tail_metrics
-from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
+from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publishing_trainer import PublishingTrainer
-from bce3s_hf.saving import newest_checkpoint, saving
+from bce3s_hf.saving import saving
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
@@ -134,6 +136,24 @@ class BCE3STrainer(PublishingTrainer):
         self._term_count = 0
         self._to_remember: tuple[Tensor, Tensor] | None = None
         self._finite_check = FiniteCheck()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As in transformers; True, or "last", is the newest whole checkpoint in the output folder.
+
+        Raises:
+            ValueError: If there is none, or the one that was given is not whole, of other images, or another global
+                batch.
+            FloatingPointError: If a loss or a gradient was not finite.
+            SavingError: If a checkpoint cannot be written.
+        """
+        if resume_from_checkpoint in (True, "last"):
+            folder = self.args.output_dir
+            resume_from_checkpoint = newest_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"resume_from_checkpoint last: {folder!r} holds no whole checkpoint; leave it out to start anew"
+                )
+        return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -314,14 +334,10 @@ class BCE3STrainer(PublishingTrainer):
         images = _image_names(self.train_dataset, [draw.row for draw in draws])
         if draws[0].partner is not None:
             images += f", mixed with {_image_names(self.train_dataset, [draw.partner for draw in draws])}"
-        checkpoint = newest_checkpoint(args.output_dir, before=fault.step)
-        then = "start again: there is no whole checkpoint from before"
-        if checkpoint is not None:
-            then = f"go on from before it with --resume_from_checkpoint {checkpoint}"
         raise FloatingPointError(
             f"{fault.component} is not finite, first in step {fault.step}, in epoch {(fault.step - 1) // steps + 1}. "
             f"Its images, by row of the training dataset: {images}. Lower learning_rate {args.learning_rate} or set "
-            f"max_grad_norm, and {then}"
+            f"max_grad_norm, and {how_to_go_on(args.output_dir, before=fault.step)}"
         )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -365,11 +381,25 @@ class BCE3STrainer(PublishingTrainer):
         """As in transformers, which deletes older ones when the new one is whole; never of a step after a fault."""
         self._stop_if_not_finite()
         step = self.state.global_step
-        with saving(f"checkpoint-{step}", self.args.output_dir, step=step):
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        with saving(name, self.args.output_dir, step=step):
+            if self.args.should_save:  # one of an earlier training is no longer whole while it is written over
+                Path(self.args.output_dir, name, TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(*args)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As in transformers; the trainer state, which is written next, waits until all processes have written."""
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_batch_size(output_dir, self.args.global_batch_size)
+        self.accelerator.wait_for_everyone()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
-        _check_same_images(Path(resume_from_checkpoint), self.model)
+        check_resumable(
+            resume_from_checkpoint,
+            class_counts=self.model.config.class_counts,
+            global_batch_size=self.args.global_batch_size,
+        )
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
@@ -546,18 +576,6 @@ def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.nd
             stacklevel=3,
         )
     return counts
-
-
-def _check_same_images(checkpoint: Path, model: BCE3SForImageClassification) -> None:
-    """Refuse to go on where images came or went since the checkpoint: all later draws would be others."""
-    if not (checkpoint / CONFIG_NAME).is_file():
-        return  # transformers says what is missing
-    before = BCE3SConfig.from_pretrained(checkpoint).class_counts
-    if before != model.config.class_counts:
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} was trained on {sum(before or ())} images, these are "
-            f"{sum(model.config.class_counts)}, or of other classes; give the data that it was trained on"
-        )
 
 
 def _check_writable(folder: str) -> None:

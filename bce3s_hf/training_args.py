@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import is_torch_xla_available
@@ -191,6 +192,8 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
+        if self.use_cpu:  # transformers gives the timeout to accelerators' processes alone: others would wait forever
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"

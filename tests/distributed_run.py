@@ -2,8 +2,9 @@
 
 python tests/distributed_run.py OUTPUT_DIR BATCH_PER_PROCESS EXPECTED_PROCESSES RUN [RUN ...]
 
-The run "plain" has a second stage. The run "killed" is that of "mixed": all its processes die in its second epoch,
-and when it is started again, it resumes from its checkpoint.
+The run "plain" has a second stage. The others are that of "mixed": in "killed", the second process dies while a
+checkpoint is being saved, before it has saved its share; in "stalled", it stops. Each goes on, when it is started
+again, from its newest whole checkpoint. "long" takes ten times as many steps and says after each which it was.
 """
 
 import argparse
@@ -16,47 +17,77 @@ from transformers import TrainerCallback
 
 from bce3s_hf import BCE3STrainingArguments, publishing_trainer
 from bce3s_hf.arguments import DataArguments, ModelArguments
+from bce3s_hf.checkpoints import newest_checkpoint
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}
-RUNS = {"plain": {}, "mixed": MIXED, "killed": MIXED}
+RUNS = {
+    "plain": {},
+    "mixed": MIXED,
+    "killed": MIXED,
+    "stalled": {**MIXED, "ddp_timeout": 10},
+    "long": {**MIXED, "max_steps": 200, "save_steps": 2},
+}
 
 
-class KillAt(TrainerCallback):
-    def __init__(self, step):
+class Strike(TrainerCallback):
+    """Send this process a signal after a step."""
+
+    def __init__(self, step, signal):
         self.step = step
+        self.signal = signal
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
+            os.kill(os.getpid(), self.signal)
+
+
+class SayStep(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        Path(args.output_dir, "step").write_text(str(state.global_step))
+
+
+def die_while_saving(trainer, step):
+    save = trainer._save_rng_state
+
+    def die_or_save(checkpoint):
+        if trainer.state.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
+        save(checkpoint)
+
+    trainer._save_rng_state = die_or_save
 
 
 def train(name, folder, batch, processes):
+    settings = {"max_steps": 20, "save_steps": 7, **RUNS[name]}  # 12 steps an epoch
     args = BCE3STrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=50,
         dataloader_drop_last=True,
-        max_steps=20,  # 12 steps an epoch
         contrastive_warmup_epochs=0.5,
         logging_strategy="steps",
         logging_steps=1,
         save_strategy="steps",
-        save_steps=14,
         disable_tqdm=True,
         use_cpu=True,
         bf16=False,
-        **RUNS[name],
+        **settings,
     )
     assert args.world_size == processes, f"{args.world_size} processes, {processes} expected"
     data_args = DataArguments(imbalance_factor=20, max_count=60, augmentation="crop")
     splits = load_splits(data_args)
     model = build_model(ModelArguments(backbone="test_vit", image_size=32), splits, args.seed)
     trainer = build_trainer(model, splits, args, data_args)
-    resume = (folder / "checkpoint-14").exists()
-    if name == "killed" and not resume:
-        trainer.add_callback(KillAt(16))
+    resume = newest_checkpoint(folder)
+    if args.process_index == 1 and resume is None:
+        if name == "killed":
+            die_while_saving(trainer, 14)
+        if name == "stalled":
+            trainer.add_callback(Strike(10, signal.SIGSTOP))
+    if args.process_index == 0 and name == "long":
+        trainer.add_callback(SayStep())
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     metrics = trainer.evaluate()

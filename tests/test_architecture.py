@@ -18,10 +18,11 @@ LOWER_UNITS = {
     "training_args": {"data", "models", "hub"},
     "trainer": {
         *("losses", "metrics", "data", "models", "training_args", "weight_average"),
-        *("finite_check", "publishing_trainer", "saving"),
+        *("checkpoints", "finite_check", "publishing_trainer", "saving"),
     },
+    "checkpoints": set(),
     "finite_check": {"data"},
-    "saving": set(),
+    "saving": {"checkpoints"},
     "publishing_trainer": {"hub", "publication", "records"},
     "provenance": {"escaping"},
     "records": {"metrics", "provenance", "training_args"},
@@ -49,11 +50,11 @@ LOWER_UNITS = {
     "onnx": {"models"},
     "reproduction": {
         *("metrics", "models", "training_args", "arguments", "experiment", "records", "publication"),
-        *("saving", "second_stage"),
+        *("checkpoints", "second_stage"),
     },
     "mechanism": {
         *("losses", "data", "metrics", "models", "arguments", "evaluation", "experiment", "publication"),
-        "reproduction",
+        *("checkpoints", "reproduction"),
     },
     "benchmark": {
         *("losses", "data", "models", "training_args", "trainer", "prediction", "provenance", "records"),

@@ -192,7 +192,7 @@ def test_training_that_neither_logs_nor_saves_stops_at_its_end(make_trainer):
     spoil_gradient(trainer, 3)
     message = failure(trainer)
     assert "first in step 3" in message
-    assert message.endswith("start again: there is no whole checkpoint from before")
+    assert message.endswith("start again: there is no whole checkpoint")
 
 
 def test_next_training_of_a_trainer_starts_without_the_fault(make_trainer):

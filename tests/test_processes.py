@@ -1,4 +1,4 @@
-"""Real launches: two processes compute what one does, and a killed run resumes where it was.
+"""Real launches: two processes compute what one does, and a run that a process left resumes where it was.
 
 The runs are one as the defaults are, with a second stage, and one with mixed views and averaged weights, see
 distributed_run.py.
@@ -6,27 +6,43 @@ distributed_run.py.
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
 
 SCRIPT = str(ROOT / "tests" / "distributed_run.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TERMS = {"loss", "loss_joint", "loss_contrastive", "loss_uniformity"}
 
 both_runs = pytest.mark.parametrize("run", ["plain", "mixed"])
 
 
-def launch(folder, processes, *runs, fails=False):
+def command(folder, processes, *runs):
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     )
-    command = [sys.executable, *launcher, SCRIPT, str(folder), str(16 // processes), str(processes), *runs]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return [sys.executable, *launcher, SCRIPT, str(folder), str(16 // processes), str(processes), *runs]
+
+
+def launch(folder, processes, *runs):
+    done = subprocess.run(command(folder, processes, *runs), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def launch_that_fails(folder, *runs):
+    """What two processes printed, and the seconds they took."""
+    start = time.monotonic()
+    done = subprocess.run(command(folder, 2, *runs), env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0, done.stdout + done.stderr
+    return done.stdout + done.stderr, time.monotonic() - start
 
 
 def outcome(folder):
@@ -48,9 +64,12 @@ def one_process(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    launch(folder, 2, "killed", fails=True)
-    checkpoints = [path.name for path in (folder / "killed").iterdir()]
-    assert checkpoints == ["checkpoint-14"]
+    printed, _ = launch_that_fails(folder, "killed")
+    assert "Signal 9 (SIGKILL)" in printed
+    left = {path.name: {file.name for file in path.iterdir()} for path in (folder / "killed").iterdir()}
+    assert left.keys() == {"checkpoint-7", "checkpoint-14"}
+    assert left["checkpoint-7"] - left["checkpoint-14"] == {"rng_state_1.pth", "trainer_state.json"}
+    shutil.copytree(folder / "killed", folder / "one" / "killed")
     return launch(folder, 2, "killed", "plain", "mixed")
 
 
@@ -90,8 +109,81 @@ def test_two_processes_evaluate_like_one(one_process, two_processes, run):
         assert two[name] == pytest.approx(one[name], rel=1e-5)
 
 
-def test_killed_run_resumes_to_the_weights_and_the_average_of_an_undisturbed_one(two_processes):
-    undisturbed, killed = two_processes / "mixed", two_processes / "killed"
-    assert [entry["step"] for entry in outcome(killed)["log"]] == list(range(1, 21))
-    for file in ("checkpoint-20/model.safetensors", "checkpoint-20/ema.safetensors", "model.safetensors"):
-        assert_same_weights(undisturbed / file, killed / file, 1e-6)
+def assert_same_run(one, two, steps, tolerance):
+    assert [entry["step"] for entry in outcome(two)["log"]] == list(range(1, steps + 1))
+    for first, second in zip(outcome(one)["log"], outcome(two)["log"], strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=tolerance)  # of the same images
+    for file in (f"checkpoint-{steps}/model.safetensors", f"checkpoint-{steps}/ema.safetensors", "model.safetensors"):
+        assert_same_weights(one / file, two / file, tolerance)
+
+
+def test_run_resumes_from_the_checkpoint_before_the_one_that_a_process_died_in(two_processes):
+    assert_same_run(two_processes / "mixed", two_processes / "killed", 20, 1e-6)
+
+
+def test_run_of_two_processes_resumes_on_one(two_processes):
+    launch(two_processes / "one", 1, "killed")
+    assert_same_run(two_processes / "mixed", two_processes / "one" / "killed", 20, 1e-5)
+
+
+@pytest.mark.slow
+def test_process_that_stalls_ends_the_run_within_the_timeout(two_processes, tmp_path):
+    printed, seconds = launch_that_fails(tmp_path, "stalled")
+    assert "Timed out waiting" in printed
+    assert seconds < 10 + 30 + 60  # ddp_timeout, how long the launcher lets a process end itself, and the rest
+    assert [path.name for path in (tmp_path / "stalled").iterdir()] == ["checkpoint-7"]
+    launch(tmp_path, 1, "stalled")
+    assert_same_run(two_processes / "mixed", tmp_path / "stalled", 20, 1e-5)
+
+
+def family(process):
+    return [process, *process.children(recursive=True)]
+
+
+def kill(process, victim):
+    """Kill all at once, or the process of one rank."""
+    for each in family(process):
+        if victim == "all" or each.environ().get("RANK") == victim:
+            each.kill()
+
+
+def step_of(folder):
+    path = folder / "step"
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def half_written(folder):
+    return {path.name for path in folder.glob("checkpoint-*") if not (path / "trainer_state.json").exists()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    launch(tmp_path / "undisturbed", 2, "long")
+    folder, moments, halves = tmp_path / "killed" / "long", random.Random(0), 0
+    for number in range(21):
+        before, half = step_of(folder), half_written(folder)
+        with (tmp_path / "printed").open("w+") as printed:
+            process = psutil.Popen(
+                command(tmp_path / "killed", 2, "long"), env=ENVIRONMENT, stdout=printed, stderr=printed
+            )
+            if number < 20:
+                while step_of(folder) in (0, before) and process.poll() is None:
+                    time.sleep(0.01)
+                if number % 2:  # while a checkpoint is being saved
+                    known = half_written(folder)
+                    while half_written(folder) <= known and process.poll() is None:
+                        time.sleep(0.001)
+                    time.sleep(moments.uniform(0, 0.03))
+                else:
+                    time.sleep(moments.uniform(0, 0.6))
+                assert process.poll() is None, "it ended before it was killed"
+                kill(process, moments.choice(["all", "0", "1"]))
+            code = process.wait(120)
+            printed.seek(0)
+            text = printed.read()
+        assert (code == 0) == (number == 20), text
+        assert all(f"{name}' is half-written and passed over" in text for name in half), text
+        halves += bool(half)
+    assert halves >= 5
+    assert_same_run(tmp_path / "undisturbed" / "long", folder, 200, 1e-6)

@@ -1,6 +1,5 @@
 """Disks that are full and folders that cannot be written any more: real ones, mounted in a namespace of their own."""
 
-import json
 import os
 import re
 import shutil
@@ -14,8 +13,9 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from bce3s_hf.checkpoints import newest_checkpoint
 from bce3s_hf.experiment import run
-from bce3s_hf.saving import SavingError, newest_checkpoint, saving
+from bce3s_hf.saving import SavingError, saving
 
 TRAINING = """
 import os, subprocess, sys
@@ -99,7 +99,7 @@ def test_output_folder_that_is_gone_is_named(make_trainer, few_splits):
         trainer.train()
     folder = trainer.args.output_dir
     assert re.match(rf"the model could not be saved in '{folder}' \(.*\): ", str(caught.value))
-    assert str(caught.value).endswith("start again: there is no whole checkpoint yet")
+    assert str(caught.value).endswith("start again: there is no whole checkpoint")
     assert [path.name for path in Path(f"{folder}-moved").iterdir()] == ["checkpoint-2"]
 
 
@@ -147,39 +147,6 @@ def test_results_that_cannot_be_saved_are_named(make_trainer, few_splits):
     Path(trainer.args.output_dir, "results.json.partial").symlink_to("/dev/full")
     with pytest.raises(SavingError, match=r"results\.json could not be saved in .*No space left .*/checkpoint-2$"):
         run(trainer, few_splits)
-
-
-def test_only_whole_checkpoints_from_before_count(tmp_path):
-    assert newest_checkpoint(tmp_path / "none", before=10) is None
-    for name in ("checkpoint-2", "checkpoint-9", "checkpoint-10", "checkpoint-last"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").write_text(json.dumps({}))
-    (tmp_path / "checkpoint-8").mkdir()
-    assert newest_checkpoint(tmp_path, before=10) == tmp_path / "checkpoint-9"
-    for content in (None, "", '{"epoch": 1.0, '):  # stopped before the state was written, and while it was
-        if content is not None:
-            (tmp_path / "checkpoint-8" / "trainer_state.json").write_text(content)
-        with pytest.warns(UserWarning, match="checkpoint-8' is half-written and passed over"):
-            assert newest_checkpoint(tmp_path, before=9) == tmp_path / "checkpoint-2"
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert newest_checkpoint(tmp_path, before=2) is None
-
-
-def test_last_checkpoint_is_the_newest_whole_one(make_trainer, few_splits):
-    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 2}
-    trainer = make_trainer(splits=few_splits, resume_from_checkpoint="last", **settings)
-    with pytest.raises(ValueError, match="resume_from_checkpoint last: .* holds no whole checkpoint; leave it out"):
-        run(trainer, few_splits)
-    trainer.args.resume_from_checkpoint = None
-    run(trainer, few_splits)
-    folder = Path(trainer.args.output_dir)
-    expected = load_file(folder / "model.safetensors")
-    (folder / "checkpoint-6" / "trainer_state.json").unlink()
-    again = make_trainer(splits=few_splits, resume_from_checkpoint="last", output_dir=str(folder), **settings)
-    with pytest.warns(UserWarning, match="checkpoint-6' is half-written and passed over"):
-        run(again, few_splits)
-    for name, value in load_file(folder / "model.safetensors").items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("no"), KeyError("x")], ids=repr)

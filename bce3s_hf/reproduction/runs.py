@@ -16,11 +16,11 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from bce3s_hf.arguments import parse_settings
+from bce3s_hf.checkpoints import newest_checkpoint
 from bce3s_hf.experiment import build_model, build_trainer, data_record, load_splits, run
 from bce3s_hf.models.published import RESULTS_FILE
 from bce3s_hf.publication import read_json
 from bce3s_hf.reproduction.plan import CLASSES, Plan, run_name
-from bce3s_hf.saving import newest_checkpoint
 from bce3s_hf.second_stage import SecondStageArguments, run_second_stage
 
 SETTINGS_FILE, PROGRESS_FILE, LOG_FILE, LOCK_FILE = "settings.json", "progress.json", "log.txt", "lock"
