@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -81,6 +83,33 @@ def test_spoiled_images_are_skipped_counted_and_recorded(make_trainer, folder, c
     record = json.loads(Path(trainer.args.output_dir, "results.json").read_text())["skipped_images"]
     assert [image["row"] for image in record] == [image.row for image in splits.skipped]
     assert all(image["path"].startswith(str(folder)) and image["problem"] for image in record)
+
+
+TWO_PROCESSES = """
+import json, sys
+from accelerate import PartialState
+from bce3s_hf.arguments import DataArguments
+from bce3s_hf.experiment import load_splits
+
+state = PartialState(cpu=True)
+splits = load_splits(DataArguments(dataset=sys.argv[1], on_bad_image="skip"))
+found = [state.num_processes, [image.row for image in splits.skipped], splits.train["label"][:]]
+print(json.dumps(found), file=open(f"{sys.argv[1]}/../found-{state.process_index}.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_skip_the_same_images_as_one(folder, tmp_path):
+    put(folder, image_files.spoiled())
+    splits = splits_of(folder, on_bad_image="skip")
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, *launcher, str(script), str(folder)], env=environment, check=True)
+    for process in range(2):
+        found = json.loads((tmp_path / f"found-{process}.json").read_text())
+        assert found == [2, [image.row for image in splits.skipped], splits.train["label"][:]]
 
 
 def test_skipping_leaves_the_rest_of_a_long_tail_as_it_is(folder):
