@@ -222,6 +222,16 @@ def test_shares_of_the_operators_are_those_of_the_record():
     assert content["command"] in README
 
 
+def test_figures_of_the_long_training_are_those_of_the_record():
+    content = record("soak.json")
+    first, last = content["rows"][0], content["rows"][-1]
+    assert (first["step"], last["step"]) == (500, 10_000)
+    assert len({(row["files"], row["threads"]) for row in content["rows"]}) == 1
+    text, more = " ".join(README.split()), 100 * (last["resident"] / first["resident"] - 1)
+    assert f"end with {last['resident']:.0f} MiB resident, {more:.1f}% over step 500" in text
+    assert content["command"] in text
+
+
 def test_figures_of_the_defaults_are_the_code_s():
     fields = BCE3STrainingArguments.__dataclass_fields__
     text = README.replace("\n", " ")
