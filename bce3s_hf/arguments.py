@@ -93,6 +93,8 @@ class DataArguments:
                 setattr(self, name, None)
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(f"split_seed must be in [0, 2^32), got {self.split_seed}")
         if self.held_out_per_class is not None and self.held_out_per_class < 1:
             raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
         if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:

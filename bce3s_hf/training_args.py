@@ -16,6 +16,14 @@ from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
 from bce3s_hf.hub import COMMIT_MESSAGE
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
 
+NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and why not another
+    "neftune_noise_alpha": (None, "it adds noise to the embeddings of tokens"),
+    "train_sampling_strategy": ("random", "sampler says how images are drawn"),
+    "group_by_length": (False, "sampler says how images are drawn"),
+    "label_names": (None, "labels are called labels"),
+    "remove_unused_columns": (False, "images pass a transform, which makes the columns"),
+}
+
 
 def computes_bf16(use_cpu: bool) -> bool:
     """Whether the device that will be trained on has bfloat16 arithmetic, rather than software for it."""
@@ -170,6 +178,7 @@ class BCE3STrainingArguments(TrainingArguments):
             launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             self.fp16 |= launched == "fp16"
             self.bf16 = launched == "bf16" or (not self.fp16 and launched == "no" and computes_bf16(self.use_cpu))
+        self._check_inherited()
         self._check_mixing()
         self._check_samplers()
         if self.class_balanced_beta is not None and not 0 <= self.class_balanced_beta < 1:
@@ -199,6 +208,26 @@ class BCE3STrainingArguments(TrainingArguments):
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
 
+    def _check_inherited(self) -> None:
+        """Settings of transformers that it would take in silence, or refuse without their names."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "dataloader_num_workers"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        for name in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, name) or 0) < 2**32:
+                raise ValueError(f"{name} must be in [0, 2^32), got {getattr(self, name)}")
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(f"num_train_epochs must be above 0 and finite, got {self.num_train_epochs}")
+        if not all("=" in option for option in (self.optim_args or "=").split(",")):
+            raise ValueError(f"optim_args must be options as k=v, separated by commas, got {self.optim_args!r}")
+        for name, (fitting, reason) in NOT_FOR_IMAGES.items():
+            value = getattr(self, name, fitting)
+            if value != fitting:
+                raise ValueError(f"{name} {value!r} is of no use here: {reason}; leave it out")
+
     def _check_mixing(self) -> None:
         for name in ("mixup_alpha", "cutmix_alpha"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -223,7 +252,7 @@ class BCE3STrainingArguments(TrainingArguments):
             try:
                 LongTailSampler(np.arange(2), name, power=power, **settings)
             except ValueError as error:
-                raise ValueError(f"{argument}: {error}") from error
+                raise ValueError(f"{argument}, {argument}_power: {error}") from error
 
     @property
     def mixes(self) -> bool:

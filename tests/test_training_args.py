@@ -24,8 +24,8 @@ REFUSED = [
     ("mixup_alpha", -0.5, "mixup_alpha must be at least 0 and finite, got -0.5"),
     ("mixup_alpha", float("inf"), "mixup_alpha must be at least 0 and finite, got inf"),
     ("cutmix_alpha", float("nan"), "cutmix_alpha must be at least 0 and finite, got nan"),
-    ("repeat_threshold", 0.0, r"sampler: repeat_threshold .* must be in \(0, 1\], got 0.0"),
-    ("repeat_threshold", 1.5, r"sampler: repeat_threshold .* must be in \(0, 1\], got 1.5"),
+    ("repeat_threshold", 0.0, r"sampler, sampler_power: repeat_threshold .* must be in \(0, 1\], got 0.0"),
+    ("repeat_threshold", 1.5, r"sampler, sampler_power: repeat_threshold .* must be in \(0, 1\], got 1.5"),
     ("class_balanced_beta", -0.1, r"class_balanced_beta must be in \[0, 1\), got -0.1"),
     ("class_balanced_beta", 1.0, r"class_balanced_beta must be in \[0, 1\), got 1.0"),
     ("ema_decay", 0.0, r"ema_decay must be in \(0, 1\), got 0.0"),
@@ -49,23 +49,29 @@ CONTRADICTIONS = {
         {"partner_sampler": "instance"},
         "partner_sampler 'instance' does nothing without mixup_alpha or cutmix_alpha",
     ),
-    "power missing": ({"sampler": "power"}, "sampler: sampler 'power' needs power, the q of n.-q, .* got None"),
-    "power out of range": ({"sampler": "power", "sampler_power": -1.0}, "sampler: sampler 'power' needs .* got -1.0"),
+    "power missing": (
+        {"sampler": "power"},
+        "sampler, sampler_power: .* needs power, the q of n.-q, .* got None",
+    ),
+    "power out of range": (
+        {"sampler": "power", "sampler_power": -1.0},
+        "sampler, sampler_power: .* got -1.0",
+    ),
     "power of no use": (
         {"sampler": "square_root", "sampler_power": 0.5},
-        "^sampler: power 0.5 is of no use to sampler 'square_root'; leave it out or choose sampler 'power'",
+        "^sampler, sampler_power: power 0.5 is of no use to sampler 'square_root'; leave it out or choose",
     ),
     "partners' power missing": (
         {"mixup_alpha": 1.0, "partner_sampler": "power"},
-        "^partner_sampler: sampler 'power' needs power",
+        "^partner_sampler, partner_sampler_power: sampler 'power' needs power",
     ),
     "partners' power of no use": (
         {"mixup_alpha": 1.0, "partner_sampler_power": 0.5},
-        "^partner_sampler: power 0.5 is of no use to sampler 'instance'",
+        "^partner_sampler, partner_sampler_power: power 0.5 is of no use to sampler 'instance'",
     ),
     "partners' power without partners": (
         {"partner_sampler_power": 0.5},
-        "^partner_sampler: power 0.5 is of no use to sampler 'instance'",
+        "^partner_sampler, partner_sampler_power: power 0.5 is of no use to sampler 'instance'",
     ),
     "average and best model": (
         {"ema_decay": 0.9, "load_best_model_at_end": True, "eval_strategy": "epoch"},
@@ -172,7 +178,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, mes
 @pytest.mark.parametrize("name", ["sampler", "partner_sampler"])
 def test_unknown_sampler_is_refused(tmp_path, capsys, name):
     known = "instance, square_root, class_balanced, power, repeat_factor, progressive"
-    with pytest.raises(ValueError, match=f"^{name}: sampler must be one of {known}, got 'balanced'"):
+    with pytest.raises(ValueError, match=f"^{name}, {name}_power: sampler must be one of {known}, got 'balanced'"):
         make(tmp_path, mixup_alpha=1.0, **{name: "balanced"})
     with pytest.raises(SystemExit):
         parse(tmp_path, f"--{name}", "balanced")

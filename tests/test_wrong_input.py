@@ -105,6 +105,10 @@ CASES = {
     ),
     "backbone option": (lambda: backbone("resnet18", backbone_kwargs={"depth": 3}), r"backbone_kwargs=.*'depth'"),
     "image size": (lambda: backbone("resnet18", image_size=0), "image_size must be at least 1 pixel, got 0"),
+    "image too small for a network that takes any size": (
+        lambda: backbone("test_convnext", image_size=16),
+        r"backbone 'test_convnext' cannot read images of image_size 16 \(.*\); give a larger one",
+    ),
     "image too small": (
         lambda: backbone("vit_tiny_patch16_224", image_size=8),
         r"cannot be read from images \(3, 8, 8",
@@ -149,6 +153,25 @@ CASES = {
         "contrastive_reduction must be one of sum, mean, got 'max'",
     ),
     "alpha": (lambda: training(mixup_alpha=-1), "mixup_alpha must be at least 0 and finite, got -1"),
+    "images a step": (
+        lambda: training(per_device_train_batch_size=0),
+        "per_device_train_batch_size must be at least 1, got 0",
+    ),
+    "weight decay": (lambda: training(weight_decay=-1), "weight_decay must be at least 0 and finite, got -1"),
+    "seed": (lambda: training(seed=-1), r"seed must be in \[0, 2\^32\), got -1"),
+    "epochs": (lambda: training(num_train_epochs=0), "num_train_epochs must be above 0 and finite, got 0"),
+    "options of the optimizer": (
+        lambda: training(optim_args="momentum"),
+        "optim_args must be options as k=v, separated by commas, got 'momentum'",
+    ),
+    "noise on tokens": (
+        lambda: training(neftune_noise_alpha=5),
+        "neftune_noise_alpha 5 is of no use here: it adds noise to the embeddings of tokens; leave it out",
+    ),
+    "columns": (
+        lambda: training(remove_unused_columns=True),
+        "remove_unused_columns True is of no use here: images pass a transform",
+    ),
     "no view left": (lambda: training(plain_view=False), "plain_view False leaves no view; give mixup_alpha or cut"),
     "nothing to mix": (no_mixing, "mixup_alpha and cutmix_alpha are 0 and 0; give one above 0"),
     "partners of nothing": (
@@ -157,7 +180,7 @@ CASES = {
     ),
     "partners' sampler": (
         lambda: training(mixup_alpha=1, partner_sampler="balanced"),
-        "partner_sampler: sampler must be one of instance, .*, got 'balanced'",
+        "partner_sampler, partner_sampler_power: sampler must be one of instance, .*, got 'balanced'",
     ),
     "mixing a frozen backbone": (
         lambda: training(mixup_alpha=1, train_only_classifier=True),
@@ -210,7 +233,7 @@ CASES = {
     ),
     "power of no use": (
         lambda: training(sampler="class_balanced", sampler_power=0.5),
-        "sampler: power 0.5 is of no use to sampler 'class_balanced'; leave it out or choose sampler 'power'",
+        "sampler, sampler_power: power 0.5 is of no use to sampler 'class_balanced'; leave it out or choose",
     ),
     "threshold of repetition": (
         lambda: sampler(0, 1, name="repeat_factor", repeat_threshold=2),
@@ -239,6 +262,7 @@ CASES = {
     ),
     "augmentation": (lambda: train_transform({}, "flip"), "augmentation must be one of none, crop, .*, got 'flip'"),
     "imbalance below one": (lambda: long_tail_counts(10, 100, 0.01), "imbalance_factor is n_max / n_min.*got 0.01"),
+    "seed of the subset": (lambda: DataArguments(split_seed=-1), r"split_seed must be in \[0, 2\^32\), got -1"),
     "tail would be empty": (lambda: long_tail_counts(10, 50, 100), "smallest class would be empty.*lower imbalance_f"),
     "too few images": (
         lambda: make_long_tailed(labelled(0, 0, 1), "kind", 1, max_count=2),
@@ -264,6 +288,15 @@ CASES = {
     "unknown dataset": (lambda: load_images("me/none"), "cannot load dataset 'me/none'.*Give 'digits', a Hub id"),
     "corrupt image": (corrupt_image, r"image 0 \(cat.jpg\) cannot be read: .*Replace or remove it"),
     "manifest of other data": (foreign_manifest, "the manifest was made from another dataset"),
+    "missing manifest": (lambda: SplitManifest.load("no.json"), "no.json is not a split manifest: .*No such file"),
+    "columns of the digits": (
+        lambda: load_images("digits", label_column="kind"),
+        "label_column 'kind' is of no use with the digits, which have no choice; leave it out",
+    ),
+    "split of the digits": (
+        lambda: load_images("digits", train_split="all"),
+        "train_split 'all' is of no use with the digits, which have 'train' alone",
+    ),
     "broken manifest": (broken_manifest, "split.json is not a split manifest"),
     "size without imbalance": (lambda: DataArguments(max_count=10), "max_count 10 needs imbalance_factor"),
     "one list": (

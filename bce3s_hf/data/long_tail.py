@@ -118,11 +118,11 @@ class SplitManifest:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If the file is no manifest or contradicts itself.
+            ValueError: If there is no such file, or it is no manifest or contradicts itself.
         """
         try:
             manifest = cls(**json.loads(Path(path).read_text()))
-        except (TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a split manifest: {error}") from error
         numbers = [*manifest.class_counts, *manifest.indices, manifest.num_rows]
         if not all(type(number) is int for number in numbers):

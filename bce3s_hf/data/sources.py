@@ -44,8 +44,14 @@ def load_images(
         ValueError: If the dataset, a split or a column cannot be found, naming those there are.
     """
     if name == "digits":
-        if group_column is not None:
-            raise ValueError(f"group_column {group_column!r}: the digits form no groups; leave it out")
+        given = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
+        for argument, value in {**given, "test_split": test_split}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{argument} {value!r} is of no use with the digits, which have no choice; leave it out"
+                )
+        if train_split != "train":
+            raise ValueError(f"train_split {train_split!r} is of no use with the digits, which have 'train' alone")
         return digits()
     splits = read_dataset(name)
     if train_split not in splits:

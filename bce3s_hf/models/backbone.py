@@ -112,6 +112,24 @@ def _known_config(name: str) -> PretrainedCfg | None:
 
 
 @torch.no_grad()
+def check_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
+    """See on a random image of this side that a backbone without built-in size, called `name`, can read it.
+
+    Raises:
+        ValueError: If it cannot, as where the images are smaller than what it divides them into.
+    """
+    training = backbone.training
+    try:
+        backbone_features(backbone.eval(), torch.rand(1, *input_size(backbone, image_size)))
+    except Exception as error:  # whatever a model's forward raises on such images
+        raise ValueError(
+            f"backbone {name!r} cannot read images of image_size {image_size} ({error}); give a larger one"
+        ) from error
+    finally:
+        backbone.train(training)
+
+
+@torch.no_grad()
 def _check_classifier_is_linear_in_features(model: nn.Module, name: str, image_size: ImageSize) -> None:
     """See on one random image, and on a copy of the model, that classifier(features) is the model's output."""
     model = copy.deepcopy(model).eval()

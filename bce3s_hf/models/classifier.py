@@ -26,6 +26,7 @@ from bce3s_hf.models.backbone import (
     architecture_of,
     backbone_data_config,
     backbone_features,
+    check_image_size,
     create_backbone,
     image_size_kwargs,
     without_loading,
@@ -137,7 +138,8 @@ class BCE3SForImageClassification(PreTrainedModel):
             **config: Settings of `BCE3SConfig`, such as `num_labels`, `id2label`, `joint="ce"`.
 
         Raises:
-            ValueError: If timm does not know the backbone or it has no linear classifier, and for bad settings.
+            ValueError: If timm does not know the backbone, it has no linear classifier or cannot read images of that
+                size, and for bad settings.
         """
         architecture, saved_kwargs = architecture_of(name)
         kwargs = {**saved_kwargs, **image_size_kwargs(architecture, image_size), **(backbone_kwargs or {})}
@@ -147,6 +149,8 @@ class BCE3SForImageClassification(PreTrainedModel):
         if pretrained or kept != kwargs:
             source, _ = create_backbone(name, pretrained=pretrained, **kwargs)
             model.backbone.load_state_dict(source.state_dict())
+        if image_size is not None and "img_size" not in kwargs:
+            check_image_size(model.backbone, name, image_size)
         model.config.data_config = backbone_data_config(source, kwargs.get("img_size", image_size))
         if class_counts is not None:
             model.config.class_counts = [int(count) for count in class_counts]
