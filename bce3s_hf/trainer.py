@@ -1,8 +1,6 @@
 """A transformers Trainer that trains BCE3S on long-tailed data."""
 
 import math
-import tempfile
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,14 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publishing_trainer import PublishingTrainer
 from bce3s_hf.saving import saving
+from bce3s_hf.trainer_checks import (
+    check_labels,
+    check_model_and_arguments,
+    check_uniformity,
+    check_writable,
+    class_counts,
+    hold_out,
+)
 from bce3s_hf.training_args import BCE3STrainingArguments
 from bce3s_hf.weight_average import AVERAGE_FILE, WeightAverage
 
@@ -81,18 +87,8 @@ class BCE3STrainer(PublishingTrainer):
             ValueError: If the data does not fit the model, with what was found.
             OSError: If the output folder cannot be written.
         """
-        if not isinstance(model, BCE3SForImageClassification):
-            raise ValueError(
-                f"model must be a BCE3SForImageClassification, got {type(model).__name__}; make one with "
-                "BCE3SForImageClassification.from_timm(name, num_labels=...)"
-            )
-        if not isinstance(args, BCE3STrainingArguments):
-            raise ValueError(f"args must be BCE3STrainingArguments, got {type(args).__name__}")
-        if args.push_to_hub and model.config.normalize_features:
-            raise ValueError("push_to_hub: a model with normalize_features True has no plain timm form; leave one out")
-        if args.n_gpu > 1:
-            raise ValueError(f"{args.n_gpu} GPUs in one process: start by `accelerate launch` or `torchrun` instead")
-        _check_writable(args.output_dir)
+        check_model_and_arguments(model, args)
+        check_writable(args.output_dir)
         if train_dataset is not None:
             if args.mixes and not isinstance(train_dataset, ImageDataset):
                 raise ValueError(
@@ -100,13 +96,13 @@ class BCE3STrainer(PublishingTrainer):
                     f"{type(train_dataset).__name__}; wrap your images in one"
                 )
             if args.validation_fraction:
-                train_dataset, validation = _hold_out(train_dataset, args)
+                train_dataset, validation = hold_out(train_dataset, args)
                 eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
-            model.config.class_counts = _class_counts(train_dataset, model).tolist()
+            model.config.class_counts = class_counts(train_dataset, model).tolist()
         if model.config.class_counts is None:
             raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
         for name, dataset in _by_name(eval_dataset).items():
-            _check_labels(dataset, model, f"eval_dataset {name!r}")
+            check_labels(dataset, model, f"eval_dataset {name!r}")
         if not args.train_only_classifier:  # which uses none of them: they stay those of the first stage
             model.config.lambda_ss = args.lambda_ss
             model.config.contrastive_reduction = args.contrastive_reduction
@@ -159,7 +155,7 @@ class BCE3STrainer(PublishingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         args = self.args
-        _check_uniformity(self.model, args)
+        check_uniformity(self.model, args)
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
         settings |= {"repeat_threshold": args.repeat_threshold, "num_epochs": self._num_epochs(len(dataset))}
         first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
@@ -509,77 +505,7 @@ def _unwrapped(dataset: Dataset | None) -> Dataset | None:
     return dataset
 
 
-def _check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArguments) -> None:
-    """Refuse an approximate form of the uniformity loss that could not run, or that would cost more than the exact."""
-    form, rows, num_classes = model.config.uniformity, args.uniformity_rows, model.config.num_labels
-    if args.train_only_classifier and rows is None:  # which has no uniformity loss
-        return
-    if (rows is None) == (form == "bce_sampled"):
-        raise ValueError(
-            f"uniformity {form!r} and uniformity_rows {rows} do not go together: 'bce_sampled', and it alone, needs "
-            "the number of classes to draw"
-        )
-    if rows is not None and rows > num_classes:
-        raise ValueError(f"uniformity_rows must be at most the {num_classes} classes, got {rows}")
-    dim = model.classifier.in_features
-    if form == "bce_second_moment" and num_classes <= dim:
-        raise ValueError(
-            f"uniformity 'bce_second_moment' costs more than 'bce' where the {num_classes} classes are not more than "
-            f"the {dim} features; choose 'bce'"
-        )
-
-
 def _image_names(dataset: Dataset, rows: list[int]) -> str:
     """Rows, with the paths of the images that have one."""
     names = dataset.image_names(rows) if isinstance(dataset, ImageDataset) else map(str, rows)
     return ", ".join(names)
-
-
-def _hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:
-    if not isinstance(dataset, ImageDataset):
-        raise ValueError(
-            f"validation_fraction {args.validation_fraction} needs train_dataset to be an ImageDataset, got "
-            f"{type(dataset).__name__}; wrap it, or split it yourself and pass the held-out part as eval_dataset"
-        )
-    return dataset.hold_out(args.validation_fraction, args.seed)
-
-
-def _check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> np.ndarray:
-    """Labels of a dataset, int (N,), all of them classes of the model."""
-    if not hasattr(dataset, "labels"):
-        raise ValueError(f"{name} must have an attribute `labels`, int (N,); wrap it in bce3s_hf.ImageDataset")
-    labels = np.asarray(dataset.labels)
-    if not len(labels):
-        raise ValueError(f"{name} is empty")
-    names = getattr(dataset, "class_names", None)
-    num_classes = model.config.num_labels
-    if names is not None and len(names) != num_classes:
-        raise ValueError(f"{name} has {len(names)} classes, the model num_labels={num_classes}; make them agree")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{name} has labels from {labels.min()} to {labels.max()}, the model num_labels={num_classes}; labels "
-            f"must lie in [0, {num_classes})"
-        )
-    return labels
-
-
-def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.ndarray:
-    """Training images of each class, (K,); warns of classes that have none."""
-    labels = _check_labels(dataset, model, "train_dataset")
-    counts = np.bincount(labels, minlength=model.config.num_labels)
-    empty = np.flatnonzero(counts == 0).tolist()
-    if empty:
-        warnings.warn(
-            f"{len(empty)} of {len(counts)} classes have no training image and cannot be learnt: {empty[:10]}",
-            stacklevel=3,
-        )
-    return counts
-
-
-def _check_writable(folder: str) -> None:
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"output_dir {folder!r} cannot be written ({error}); choose another folder") from error

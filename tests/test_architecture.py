@@ -18,8 +18,9 @@ LOWER_UNITS = {
     "training_args": {"data", "models", "hub"},
     "trainer": {
         *("losses", "metrics", "data", "models", "training_args", "weight_average"),
-        *("checkpoints", "finite_check", "publishing_trainer", "saving"),
+        *("checkpoints", "finite_check", "publishing_trainer", "saving", "trainer_checks"),
     },
+    "trainer_checks": {"data", "models", "training_args"},
     "checkpoints": set(),
     "finite_check": {"data"},
     "saving": {"checkpoints"},

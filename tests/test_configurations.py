@@ -111,7 +111,7 @@ OPTIONS = {
     "lr_scheduler_type": (("linear", "constant_with_warmup", "cosine"), ("slow", "cosine_with_min_lr")),
     "warmup_steps": ((1, 0.5), (-1,)),
     "max_grad_norm": ((0.1, 1), (-1,)),
-    "max_steps": ((1, 3), (0, -1)),
+    "max_steps": ((3,), (0, -1)),
     "num_train_epochs": ((0.1, 1), (0, -1)),
     "save_strategy": (STRATEGIES, ("often",)),
     "eval_strategy": (STRATEGIES, ("often",)),
