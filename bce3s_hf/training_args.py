@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -201,12 +202,18 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
-        if self.use_cpu:  # transformers gives the timeout to accelerators' processes alone: others would wait forever
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
         super().__post_init__()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        """As in transformers; but processes on CPUs have `ddp_timeout` too, and resume with torch 2.6."""
+        if self.use_cpu:
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+        device = super()._setup_devices
+        return torch.device("cpu") if device.type == "cpu" else device  # torch 2.6 loads no state to "cpu:0"
 
     def _check_inherited(self) -> None:
         """Settings of transformers that it would take in silence, or refuse without their names."""
