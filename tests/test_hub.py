@@ -495,7 +495,7 @@ def test_a_missing_right_is_known_before_the_training(hub, client, tmp_path):
 def train_and_push(folder, name, by):
     """As a user of the Trainer does who has no recipe; returns the URL, and a weight as averaged and as last."""
     splits = load_splits(DataArguments(dataset="digits", imbalance_factor=20))
-    model = build_model(ModelArguments(backbone="test_resnet", image_size=16), splits, seed=0)
+    model = build_model(ModelArguments(backbone="test_resnet", image_size=32), splits, seed=0)
     settings = {"push_to_hub": True, "hub_model_id": name, "use_cpu": True, "disable_tqdm": True}
     args = BCE3STrainingArguments(str(folder), max_steps=2, hub_private_repo=True, ema_decay=0.9, **settings)
     trainer = build_trainer(model, splits, args, DataArguments())
