@@ -79,7 +79,7 @@ def test_two_processes_give_the_losses_of_one(one_process, two_processes, run):
     assert len(one) == len(two) == 20
     for first, second in zip(one, two, strict=True):
         assert first.keys() == second.keys() and first.keys() >= TERMS
-        for term in TERMS | {"grad_norm"} & first.keys():  # transformers 5.0 logs the norm with clipping alone
+        for term in TERMS | {"grad_norm"} & first.keys():  # the norm is logged with clipping alone
             assert second[term] == pytest.approx(first[term], rel=1e-5), (first["step"], term)
 
 

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 from conftest import ROOT
+from packaging.version import Version
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -238,3 +239,14 @@ def test_figures_of_the_defaults_are_the_code_s():
     assert "λ_ss = 0.1, λ_cc = 1, τ = 1 and a share r = 0.4" in text
     names = ("lambda_ss", "lambda_cc", "contrastive_temperature", "negative_ratio")
     assert [fields[name].default for name in names] == [0.1, 1.0, 1.0, 0.4]
+
+
+def test_oldest_versions_are_the_floors():
+    project = (ROOT / "pyproject.toml").read_text()
+    floors = dict(re.findall(r'"([\w-]+)>=([\d.]+)', project.split("\ndependencies = ")[1]))
+    floors["Python"] = re.search(r'^requires-python = ">=(.*)"', project, re.M)[1]
+    table = README.split("| package | oldest tested | newest tested |\n")[1].split("\n\n")[0]
+    oldest = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| [\d.]+ \|$", table, re.M))
+    assert {name: Version(found) for name, found in oldest.items()} == {
+        name: Version(floor) for name, floor in floors.items()
+    }

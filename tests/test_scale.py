@@ -323,5 +323,5 @@ class TestTrainerOptions:
 
 
 def values(log, term):
-    """The term's values; grad_norm's only if there: transformers 5.0 logs it with clipping alone."""
+    """The term's values; grad_norm's only if there: it is logged with clipping alone."""
     return [entry[term] for entry in log if term in entry or term != "grad_norm"]

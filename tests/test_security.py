@@ -234,6 +234,7 @@ def test_published_settings_that_would_do_harm_are_refused(published, settings, 
     [
         (100_000 * "[" + 100_000 * "]", "nested too deeply"),
         ("[1]", "no JSON object"),
+        ("1", "no JSON object"),
         ("\0", "cannot load checkpoint"),
     ],
 )
@@ -372,7 +373,7 @@ def test_names_of_missing_files_control_no_terminal(tmp_path, write_list):
 def test_a_token_is_in_no_file_and_no_output(tmp_path, monkeypatch, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    options = "--dataset digits --imbalance_factor 20 --image_size 16 --backbone test_resnet --augmentation none "
+    options = "--dataset digits --imbalance_factor 20 --image_size 32 --backbone test_resnet --augmentation none "
     options += "--mixup_alpha 0 --cutmix_alpha 0 --max_steps 1 --use_cpu True --save_strategy steps --save_steps 1 "
     options += f"--second_stage tau_normalization --output_dir {tmp_path}/run --hub_token {TOKEN}"
     monkeypatch.setattr(sys, "argv", ["train_cifar_lt.py", *options.split()])

@@ -479,6 +479,14 @@ def test_classifier_norm_does_not_shrink_under_weight_decay(make_trainer):
     assert (trainer.model.classifier.weight.norm(dim=1) >= before - 1e-6).all()
 
 
+def test_options_of_the_optimizer_reach_it(make_trainer, few_splits):
+    options = {"momentum": 0.9, "nesterov": False}
+    for given in ({}, {"optim_args": "momentum=0.5,nesterov=true"}):  # transformers before 5.3 left them out for SGD
+        defaults = make_trainer(splits=few_splits, **given).create_optimizer().defaults
+        assert {name: defaults[name] for name in options} == options
+        options = {"momentum": 0.5, "nesterov": True}
+
+
 def test_learning_rate_is_that_of_the_global_batch(make_trainer, few_splits):
     settings = {"learning_rate": 0.1, "lr_base_size": 256, "gradient_accumulation_steps": 2}
     trainer = make_trainer(splits=few_splits, max_steps=1, image_size=8, **settings)

@@ -56,6 +56,8 @@ def read_settings(place: str | os.PathLike, **kwargs: Any) -> tuple[dict[str, An
         settings, unused = PreTrainedConfig.get_config_dict(place, **kwargs)
     except RecursionError as error:
         raise ValueError(f"the config.json of {str(place)!r} is nested too deeply; it is no model's") from error
+    except TypeError:  # of transformers, which uses it as an object
+        settings = None
     if not isinstance(settings, dict):
         raise ValueError(f"the config.json of {str(place)!r} is no JSON object; it is no model's")
     return settings, unused

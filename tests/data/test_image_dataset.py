@@ -26,6 +26,7 @@ TRANSFORM = eval_transform(CONFIG)
 AUGMENTATION = train_transform(CONFIG, "random_resized_crop")
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
 NOISE = np.random.RandomState(0).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+ROWS = range(12)  # of `source`
 
 
 def encoded(image, form):
@@ -41,14 +42,14 @@ def images_of(*rows, labels=None):
 
 @pytest.fixture(scope="module")
 def source():
-    return images_of(*[NOISE] * 12)
+    return images_of(*[NOISE] * len(ROWS))
 
 
 def make(source, seed=0, augmentation=AUGMENTATION):
     return ImageDataset(source, TRANSFORM, augmentation=augmentation, seed=seed)
 
 
-def epoch_of(dataset, epoch, rows=range(12)):
+def epoch_of(dataset, epoch, rows=ROWS):
     dataset.set_epoch(epoch)
     return torch.stack([dataset[row]["pixel_values"] for row in rows])
 
