@@ -60,7 +60,7 @@ def check_resumable(checkpoint: str | Path, *, class_counts: list[int], global_b
         global_batch_size: Images a step, over all processes, now.
 
     Raises:
-        ValueError: If it is not whole, or was saved with other images or another global batch.
+        ValueError: If it is not whole, holds the model only, or was saved with other images or another global batch.
     """
     checkpoint = Path(checkpoint)
     if _state(checkpoint) is None:
@@ -72,6 +72,10 @@ def check_resumable(checkpoint: str | Path, *, class_counts: list[int], global_b
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} was trained on {sum(before or ())} images, these are "
             f"{sum(class_counts)}, or of other classes; give the data that it was trained on"
+        )
+    if not (checkpoint / BATCH_FILE).is_file():
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} holds no state of the optimizer, as with save_only_model; train anew"
         )
     size = json.loads((checkpoint / BATCH_FILE).read_text())["global_batch_size"]
     if size != global_batch_size:

@@ -134,7 +134,7 @@ class BCE3STrainer(PublishingTrainer):
         self._to_remember: tuple[Tensor, Tensor] | None = None
         self._finite_check = FiniteCheck()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; True, or "last", is the newest whole checkpoint in the output folder.
 
         Raises:
@@ -150,7 +150,7 @@ class BCE3STrainer(PublishingTrainer):
                 raise ValueError(
                     f"resume_from_checkpoint last: {folder!r} holds no whole checkpoint; leave it out to start anew"
                 )
-        return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+        return super().train(resume_from_checkpoint and str(resume_from_checkpoint), *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | DrawSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset

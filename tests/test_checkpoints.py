@@ -58,6 +58,13 @@ def test_half_a_checkpoint_is_refused_with_the_one_to_take(make_trainer, few_spl
         trainer.train(resume_from_checkpoint=str(half))
 
 
+def test_checkpoint_of_the_model_alone_is_refused(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, save_only_model=True, **SETTINGS)
+    trainer.train()
+    with pytest.raises(ValueError, match="checkpoint-6' holds no state of the optimizer, as with save_only_model"):
+        trainer.train(resume_from_checkpoint="last")
+
+
 class Stop(Exception):
     pass
 

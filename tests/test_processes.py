@@ -7,12 +7,14 @@ distributed_run.py.
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import psutil
 import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
@@ -136,15 +138,15 @@ def test_process_that_stalls_ends_the_run_within_the_timeout(two_processes, tmp_
     assert_same_run(two_processes / "mixed", tmp_path / "stalled", 20, 1e-5)
 
 
-def family(process):
-    return [process, *process.children(recursive=True)]
-
-
 def kill(process, victim):
-    """Kill all at once, or the process of one rank."""
-    for each in family(process):
-        if victim == "all" or each.environ().get("RANK") == victim:
-            each.kill()
+    """Kill the launcher and its processes, or the process of one rank alone; by what Linux tells of them."""
+    started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {
+        int(number): re.search(rb"\0RANK=(\d)", Path(f"/proc/{number}/environ").read_bytes()) for number in started
+    }
+    for number, rank in {process.pid: None, **ranks}.items():
+        if victim == "all" or (rank and rank[1].decode() == victim):
+            os.kill(number, signal.SIGKILL)
 
 
 def step_of(folder):
@@ -164,7 +166,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     for number in range(21):
         before, half = step_of(folder), half_written(folder)
         with (tmp_path / "printed").open("w+") as printed:
-            process = psutil.Popen(
+            process = subprocess.Popen(
                 command(tmp_path / "killed", 2, "long"), env=ENVIRONMENT, stdout=printed, stderr=printed
             )
             if number < 20:
