@@ -32,6 +32,8 @@ from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.publishing_trainer import PublishingTrainer
 from bce3s_hf.saving import saving
 from bce3s_hf.trainer_checks import (
+    check_batches,
+    check_best_metric,
     check_labels,
     check_model_and_arguments,
     check_uniformity,
@@ -112,6 +114,13 @@ class BCE3STrainer(PublishingTrainer):
         kwargs.setdefault("compute_metrics", self._long_tail_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        if (
+            args.metric_for_best_model
+            and args.eval_strategy != "no"
+            and self.compute_metrics == self._long_tail_metrics
+        ):
+            named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+            check_best_metric(args.metric_for_best_model, named, self._long_tail_metrics, 1 + args.flip_averaging)
         if args.channels_last and not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
             model.to(memory_format=torch.channels_last)
         self.add_callback(_EpochCallback(self))
@@ -159,6 +168,7 @@ class BCE3STrainer(PublishingTrainer):
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
         settings |= {"repeat_threshold": args.repeat_threshold, "num_epochs": self._num_epochs(len(dataset))}
         first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
+        check_batches(self.model, args, len(first))
         if not isinstance(dataset, ImageDataset):
             self.train_sampler = first
             return first
@@ -215,6 +225,32 @@ class BCE3STrainer(PublishingTrainer):
             )
             options["params"] = groups[::-1]  # transformers logs the rate of the first: that of the classifier
         return optimizer_class, options
+
+    def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
+        """As in transformers.
+
+        Raises:
+            ValueError: If it cannot be made, such as one of a package that is not installed.
+        """
+        try:
+            return super().create_optimizer(*model)
+        except (ImportError, TypeError, ValueError) as error:
+            optim, options = self.args.optim.value, self.args.optim_args
+            raise ValueError(f"cannot make optim {optim!r} with optim_args {options!r}: {error}") from error
+
+    def create_scheduler(self, num_training_steps: int, *optimizer: Any, **kwargs: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            ValueError: If it cannot be made, such as one that needs more arguments.
+        """
+        try:
+            return super().create_scheduler(num_training_steps, *optimizer, **kwargs)
+        except (TypeError, ValueError) as error:
+            kind, options = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
+            raise ValueError(
+                f"cannot make lr_scheduler_type {kind!r} with lr_scheduler_kwargs {options}: {error}"
+            ) from error
 
     def compute_loss(
         self,

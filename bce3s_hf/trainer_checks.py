@@ -2,14 +2,17 @@
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
+from transformers import EvalPrediction
 
 from bce3s_hf.data import ImageDataset
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models.backbone import fault_on_one_image
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 
@@ -98,3 +101,46 @@ def hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, D
             f"{type(dataset).__name__}; wrap it, or split it yourself and pass the held-out part as eval_dataset"
         )
     return dataset.hold_out(args.validation_fraction, args.seed)
+
+
+def check_batches(model: BCE3SForImageClassification, args: BCE3STrainingArguments, num_draws: int) -> None:
+    """Refuse an epoch of `num_draws` images without a batch, and a batch of one where batch norm cannot take it."""
+    batch = args.train_batch_size
+    if args.dataloader_drop_last and num_draws < batch * args.world_size:
+        raise ValueError(
+            f"dataloader_drop_last leaves no batch: an epoch has {num_draws} images, a step takes "
+            f"per_device_train_batch_size {batch} on each of {args.world_size} devices; lower it"
+        )
+    rest = num_draws % batch if args.world_size == 1 and not args.dataloader_drop_last else 0
+    two_views = args.mixes and (args.plain_view or model.config.contrastive != "none")
+    data_config = model.config.data_config
+    if 1 not in (batch, rest) or two_views or args.train_only_classifier or data_config is None:
+        return
+    fault = fault_on_one_image(model.backbone, data_config["input_size"], training=True)
+    if fault is not None:
+        remedy = "choose 2 or more" if batch == 1 else "choose another, or set dataloader_drop_last True"
+        raise ValueError(
+            f"per_device_train_batch_size {batch} leaves a batch of one of the {num_draws} images of an epoch, on "
+            f"which backbone {model.config.backbone!r} cannot be trained ({fault}); {remedy}"
+        )
+
+
+def check_best_metric(
+    name: str, datasets: dict[str, Dataset], measure: Callable[[EvalPrediction], dict[str, float]], views: int
+) -> None:
+    """Refuse a metric to choose the best model by that no evaluation will have.
+
+    Args:
+        name: `metric_for_best_model`.
+        datasets: To evaluate on, by the name that their metrics begin with; "" for one alone.
+        measure: The metrics of predicted classes and scores, (N, 2 `views`), and labels (N,).
+        views: Ways in which an image is evaluated.
+    """
+    known = []
+    for prefix, dataset in datasets.items():
+        labels = np.asarray(dataset.labels)
+        perfect = np.tile(np.stack([labels, np.ones(len(labels))], axis=1), views)
+        metrics = ["loss", *measure(EvalPrediction(perfect, labels))]
+        known += [f"{prefix}_{metric}" if prefix else metric for metric in metrics]
+    if name.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model {name!r} is not measured here; choose one of {', '.join(known)}")

@@ -10,13 +10,31 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_xla_available
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
 from bce3s_hf.hub import COMMIT_MESSAGE
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
 
+CHOICES = {
+    "optim": OptimizerNames,
+    "lr_scheduler_type": SchedulerType,
+    "logging_strategy": IntervalStrategy,
+    "eval_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+}
+LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "dataloader_num_workers": 0,
+}
 NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and why not another
     "neftune_noise_alpha": (None, "it adds noise to the embeddings of tokens"),
     "train_sampling_strategy": ("random", "sampler says how images are drawn"),
@@ -216,18 +234,25 @@ class BCE3STrainingArguments(TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device  # torch 2.6 loads no state to "cpu:0"
 
     def _check_inherited(self) -> None:
-        """Settings of transformers that it would take in silence, or refuse without their names."""
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay", "max_grad_norm", "dataloader_num_workers"):
-            if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        """Settings of transformers that it would take in silence, or refuse late or without their names."""
+        for name, kind in CHOICES.items():
+            known = [choice.value for choice in kind]
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, least in LEAST.items():
+            if not least <= (getattr(self, name) or 0) < math.inf:
+                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) < 2**32:
                 raise ValueError(f"{name} must be in [0, 2^32), got {getattr(self, name)}")
-        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+        if not 0 < self.num_train_epochs < math.inf:
             raise ValueError(f"num_train_epochs must be above 0 and finite, got {self.num_train_epochs}")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"max_steps must be at least 1, or -1 to go by num_train_epochs, got {self.max_steps}")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise ValueError("dataloader_persistent_workers needs dataloader_num_workers above 0; leave it out")
+        if self.save_strategy == "best" and self.eval_strategy == "no":
+            raise ValueError("save_strategy best never saves without eval_strategy steps or epoch; give one")
         if not all("=" in option for option in (self.optim_args or "=").split(",")):
             raise ValueError(f"optim_args must be options as k=v, separated by commas, got {self.optim_args!r}")
         for name, (fitting, reason) in NOT_FOR_IMAGES.items():

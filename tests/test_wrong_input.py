@@ -155,7 +155,25 @@ CASES = {
     "alpha": (lambda: training(mixup_alpha=-1), "mixup_alpha must be at least 0 and finite, got -1"),
     "images a step": (
         lambda: training(per_device_train_batch_size=0),
-        "per_device_train_batch_size must be at least 1, got 0",
+        "per_device_train_batch_size must be at least 1 and finite, got 0",
+    ),
+    "strategy": (
+        lambda: training(save_strategy="often"),
+        "save_strategy must be one of no, steps, epoch, best, got 'of",
+    ),
+    "optimizer": (lambda: training(optim="adam2"), "optim must be one of adamw_torch, .*, got 'adam2'"),
+    "steps": (lambda: training(max_steps=0), "max_steps must be at least 1, or -1 to go by num_train_epochs, got 0"),
+    "workers that stay": (
+        lambda: training(dataloader_persistent_workers=True),
+        "dataloader_persistent_workers needs dataloader_num_workers above 0; leave it out",
+    ),
+    "best of nothing": (
+        lambda: training(save_strategy="best"),
+        "save_strategy best never saves without eval_strategy steps or epoch; give one",
+    ),
+    "image size twice": (
+        lambda: backbone("test_vit", image_size=32, backbone_kwargs={"img_size": 48}),
+        "image_size 32 contradicts img_size 48 in backbone_kwargs; leave one out",
     ),
     "weight decay": (lambda: training(weight_decay=-1), "weight_decay must be at least 0 and finite, got -1"),
     "seed": (lambda: training(seed=-1), r"seed must be in \[0, 2\^32\), got -1"),

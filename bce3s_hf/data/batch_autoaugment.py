@@ -127,6 +127,8 @@ def _contrast(images: Tensor, ratios: Tensor) -> Tensor:
 
 def _sharpness(images: Tensor, ratios: Tensor) -> Tensor:
     """Away from or towards a 3 x 3 mean, rounded, in which the centre counts five times; the border stays."""
+    if min(images.shape[-2:]) < 3:  # all of it is border
+        return images
     sharp = images.float()
     centre = sharp[..., 1:-1, 1:-1]
     smooth = (avg_pool2d(sharp, 3, stride=1, divisor_override=1) + 4 * centre).div_(13).round_()

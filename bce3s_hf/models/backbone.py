@@ -112,21 +112,15 @@ def _known_config(name: str) -> PretrainedCfg | None:
 
 
 @torch.no_grad()
-def check_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
-    """See on a random image of this side that a backbone without built-in size, called `name`, can read it.
-
-    Raises:
-        ValueError: If it cannot, as where the images are smaller than what it divides them into.
-    """
-    training = backbone.training
-    try:
-        backbone_features(backbone.eval(), torch.rand(1, *input_size(backbone, image_size)))
-    except Exception as error:  # whatever a model's forward raises on such images
-        raise ValueError(
-            f"backbone {name!r} cannot read images of image_size {image_size} ({error}); give a larger one"
-        ) from error
-    finally:
-        backbone.train(training)
+def fault_on_one_image(backbone: nn.Module, size: Sequence[int], *, training: bool) -> Exception | None:
+    """What a backbone raises on a batch of one image of size (C, H, W), in training or in evaluation; on a copy."""
+    backbone = copy.deepcopy(backbone).cpu().train(training)
+    with torch.random.fork_rng(devices=[]):  # dropout draws
+        try:
+            backbone_features(backbone, torch.zeros(1, *size))
+        except Exception as error:  # whatever a model's forward raises
+            return error
+    return None
 
 
 @torch.no_grad()

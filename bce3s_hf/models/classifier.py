@@ -26,8 +26,8 @@ from bce3s_hf.models.backbone import (
     architecture_of,
     backbone_data_config,
     backbone_features,
-    check_image_size,
     create_backbone,
+    fault_on_one_image,
     image_size_kwargs,
     without_loading,
 )
@@ -143,15 +143,23 @@ class BCE3SForImageClassification(PreTrainedModel):
         """
         architecture, saved_kwargs = architecture_of(name)
         kwargs = {**saved_kwargs, **image_size_kwargs(architecture, image_size), **(backbone_kwargs or {})}
+        if image_size is not None and kwargs.get("img_size", image_size) != image_size:
+            raise ValueError(
+                f"image_size {image_size} contradicts img_size {kwargs['img_size']} in backbone_kwargs; leave one out"
+            )
         kept = without_loading(kwargs)
         model = cls(BCE3SConfig(backbone=architecture, backbone_kwargs=kept, **config))
         source = model.backbone
         if pretrained or kept != kwargs:
             source, _ = create_backbone(name, pretrained=pretrained, **kwargs)
             model.backbone.load_state_dict(source.state_dict())
-        if image_size is not None and "img_size" not in kwargs:
-            check_image_size(model.backbone, name, image_size)
         model.config.data_config = backbone_data_config(source, kwargs.get("img_size", image_size))
+        if image_size is not None:
+            fault = fault_on_one_image(source, model.config.data_config["input_size"], training=False)
+            if fault is not None:
+                raise ValueError(
+                    f"backbone {name!r} cannot read images of image_size {image_size} ({fault}); give a larger one"
+                )
         if class_counts is not None:
             model.config.class_counts = [int(count) for count in class_counts]
             model.config.prior_bias = True

@@ -79,9 +79,10 @@ def photographs(count):
         lambda: noise(len(WAYS), 3, 24, 40),
         lambda: smooth(len(WAYS), 32),
         lambda: noise(len(WAYS), 3, 1, 1).expand(-1, -1, 16, 16).contiguous(),
+        lambda: noise(len(WAYS), 3, 2, 2),
         lambda: photographs(len(WAYS)),
     ],
-    ids=["noise", "grey", "oblong", "smooth", "plain", "photographs"],
+    ids=["noise", "grey", "oblong", "smooth", "plain", "all border", "photographs"],
 )
 def test_every_way_is_that_of_torchvision(images, monkeypatch):
     images = images()

@@ -1,0 +1,60 @@
+"""What a training is refused for before its first step, and what only looks like it."""
+
+import pytest
+
+CASES = {
+    "metric": (
+        {"eval_strategy": "epoch", "metric_for_best_model": "acuracy"},
+        r"metric_for_best_model 'acuracy' is not measured here; choose one of loss, accuracy, .*few",
+    ),
+    "metric of one of two data sets": (
+        {"eval_strategy": "epoch", "metric_for_best_model": "accuracy", "validation_fraction": 0.2},
+        r"metric_for_best_model 'accuracy' is not measured here; choose one of validation_loss, .* test_accuracy",
+    ),
+    "package of the optimizer": (
+        {"optim": "lion_8bit", "optim_args": None},
+        "cannot make optim 'lion_8bit' with optim_args None: .*bitsandbytes",
+    ),
+    "arguments of the schedule": (
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+        "cannot make lr_scheduler_type 'cosine_with_min_lr' with lr_scheduler_kwargs .*: .*min_lr",
+    ),
+    "no whole batch": (
+        {"per_device_train_batch_size": 202, "dataloader_drop_last": True},
+        "dataloader_drop_last leaves no batch: an epoch has 201 images, a step takes per_device_train_batch_size 202 ",
+    ),
+    "batches of one": (
+        {"per_device_train_batch_size": 1, "backbone": "test_resnet", "image_size": 16},
+        "per_device_train_batch_size 1 leaves a batch of one of the 201 images .* 'test_resnet' .*; choose 2 or more",
+    ),
+    "a last batch of one": (
+        {"per_device_train_batch_size": 200, "backbone": "test_resnet", "image_size": 16},
+        "per_device_train_batch_size 200 leaves a batch of one .*; choose another, or set dataloader_drop_last True",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), CASES.values(), ids=CASES)
+def test_refused_before_the_first_step(make_trainer, few_splits, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(splits=few_splits, max_steps=2, **settings).train()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_few"},
+        {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "flip_accuracy", "flip_averaging": True},
+        {
+            **{"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "validation_loss"},
+            "validation_fraction": 0.2,
+        },
+        {"per_device_train_batch_size": 1},
+        {"per_device_train_batch_size": 200, "backbone": "test_resnet", "image_size": 16, "mixup_alpha": 1.0},
+    ],
+    ids=str,
+)
+def test_trains(make_trainer, few_splits, settings):
+    trainer = make_trainer(splits=few_splits, max_steps=2, **settings)
+    trainer.train()
+    assert trainer.state.global_step == 2
