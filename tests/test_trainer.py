@@ -481,7 +481,7 @@ def test_classifier_norm_does_not_shrink_under_weight_decay(make_trainer):
 
 def test_options_of_the_optimizer_reach_it(make_trainer, few_splits):
     options = {"momentum": 0.9, "nesterov": False}
-    for given in ({}, {"optim_args": "momentum=0.5,nesterov=true"}):  # transformers before 5.3 left them out for SGD
+    for given in ({}, {"optim_args": "momentum=0.5,nesterov=true"}):
         defaults = make_trainer(splits=few_splits, **given).create_optimizer().defaults
         assert {name: defaults[name] for name in options} == options
         options = {"momentum": 0.5, "nesterov": True}
