@@ -146,8 +146,10 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
             "uniformity 'bce_grouped' needs group_column, the column that tells the group of each class, such as "
             "coarse_label; give it, or choose another uniformity"
         )
-    set_seed(seed)
     names = splits.class_names
+    if len(names) < 2:
+        raise ValueError(f"the dataset has one class alone, {names[0]!r}; give another dataset or label_column")
+    set_seed(seed)
     counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
     return BCE3SForImageClassification.from_timm(
         args.backbone,

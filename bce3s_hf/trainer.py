@@ -224,6 +224,10 @@ class BCE3STrainer(PublishingTrainer):
                 layer_decay=args.layer_decay,
             )
             options["params"] = groups[::-1]  # transformers logs the rate of the first: that of the classifier
+        given = [option.partition("=")[0].strip() for option in (args.optim_args or "").split(",") if option]
+        unused = [name for name in given if name not in options]
+        if unused and optimizer_class.__module__.startswith(("torch.optim", "transformers")):
+            raise ValueError(f"{unused[0]} is no option that transformers passes on to it; leave it out")
         return optimizer_class, options
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:

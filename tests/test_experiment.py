@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 from sklearn.metrics import accuracy_score, recall_score
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
@@ -458,3 +458,9 @@ def test_held_out_images_are_evaluated_beside_the_test_images(make_trainer):
 def test_images_that_cannot_be_held_out(settings, message):
     with pytest.raises(ValueError, match=message):
         DataArguments(**settings)
+
+
+def test_data_of_one_class_is_refused(few_splits):
+    one = Dataset.from_dict({"label": [0, 0]}, features=Features({"label": ClassLabel(names=["nought"])}))
+    with pytest.raises(ValueError, match="the dataset has one class alone, 'nought'; give another dataset or label_c"):
+        build_model(ModelArguments(), dataclasses.replace(few_splits, train=one), seed=0)

@@ -15,6 +15,10 @@ CASES = {
         {"optim": "lion_8bit", "optim_args": None},
         "cannot make optim 'lion_8bit' with optim_args None: .*bitsandbytes",
     ),
+    "option of the optimizer": (
+        {"optim_args": "momentum=0.9,speed=3"},
+        "cannot make optim 'sgd' with optim_args 'momentum=0.9,speed=3': speed is no option that transformers passes",
+    ),
     "arguments of the schedule": (
         {"lr_scheduler_type": "cosine_with_min_lr"},
         "cannot make lr_scheduler_type 'cosine_with_min_lr' with lr_scheduler_kwargs .*: .*min_lr",
