@@ -298,7 +298,7 @@ def test_sampler_decides_what_each_epoch_shows(make_trainer, few_splits, setting
         ({"max_steps": 15}, 3),
         ({"max_steps": 12, "dataloader_drop_last": True}, 2),  # of 6
         ({"max_steps": 4, "gradient_accumulation_steps": 4}, 2),  # of 2
-        ({"max_steps": 4, "per_device_train_batch_size": 256, "dataloader_drop_last": True}, 4),  # no batch is full
+        ({"max_steps": 4, "per_device_train_batch_size": 201, "dataloader_drop_last": True}, 4),  # of 1
         ({"max_steps": 18, "sampler": "repeat_factor", "repeat_threshold": 0.2}, 2),  # of 9
     ],
     ids=str,
