@@ -9,9 +9,8 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
 
-BATCH_FILE = "global_batch.json"
+ORDER_FILE = "order.json"  # what the order of the images depends on
 
 
 def whole_checkpoints(folder: str | Path, before: float = math.inf) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -46,9 +45,10 @@ def how_to_go_on(folder: str | Path, before: float = math.inf) -> str:
     return f"go on from the newest whole checkpoint with --resume_from_checkpoint {checkpoint}"
 
 
-def write_batch_size(checkpoint: str | Path, global_batch_size: int) -> None:
-    """Leave in a checkpoint how many images a step had: its place in the order of the images depends on them."""
-    (Path(checkpoint) / BATCH_FILE).write_text(json.dumps({"global_batch_size": global_batch_size}))
+def write_order(checkpoint: str | Path, *, class_counts: list[int], global_batch_size: int) -> None:
+    """Leave in a checkpoint what its place in the order of the images depends on, for `check_resumable`."""
+    order = {"class_counts": class_counts, "global_batch_size": global_batch_size}
+    (Path(checkpoint) / ORDER_FILE).write_text(json.dumps(order))
 
 
 def check_resumable(checkpoint: str | Path, *, class_counts: list[int], global_batch_size: int) -> None:
@@ -67,17 +67,17 @@ def check_resumable(checkpoint: str | Path, *, class_counts: list[int], global_b
         raise ValueError(
             f"resume_from_checkpoint {str(checkpoint)!r} is no whole checkpoint; {how_to_go_on(checkpoint.parent)}"
         )
-    before = json.loads((checkpoint / CONFIG_NAME).read_text())["class_counts"]
-    if before != class_counts:
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} was trained on {sum(before or ())} images, these are "
-            f"{sum(class_counts)}, or of other classes; give the data that it was trained on"
-        )
-    if not (checkpoint / BATCH_FILE).is_file():
+    if not (checkpoint / ORDER_FILE).is_file():
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} holds no state of the optimizer, as with save_only_model; train anew"
         )
-    size = json.loads((checkpoint / BATCH_FILE).read_text())["global_batch_size"]
+    order = json.loads((checkpoint / ORDER_FILE).read_text())
+    before, size = order["class_counts"], order["global_batch_size"]
+    if before != class_counts:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} was trained on {sum(before)} images, these are "
+            f"{sum(class_counts)}, or of other classes; give the data that it was trained on"
+        )
     if size != global_batch_size:
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} was trained with {size} images a step, these settings give "

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from bce3s_hf.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_batch_size
+from bce3s_hf.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
 from bce3s_hf.data import DrawSampler, ImageDataset, LongTailSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
 from bce3s_hf.finite_check import TOTAL, FiniteCheck, draws_of_step
@@ -425,15 +425,18 @@ class BCE3STrainer(PublishingTrainer):
         """As in transformers; the trainer state, which is written next, waits until all processes have written."""
         super()._save_rng_state(output_dir)
         if self.args.should_save:
-            write_batch_size(output_dir, self.args.global_batch_size)
+            write_order(output_dir, **self._order)
         self.accelerator.wait_for_everyone()
 
+    @property
+    def _order(self) -> dict[str, Any]:
+        return {
+            "class_counts": self.model.config.class_counts,
+            "global_batch_size": self.args.global_batch_size,
+        }
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
-        check_resumable(
-            resume_from_checkpoint,
-            class_counts=self.model.config.class_counts,
-            global_batch_size=self.args.global_batch_size,
-        )
+        check_resumable(resume_from_checkpoint, **self._order)
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile("quick")  # `--hypothesis-profile thorough` takes its place
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def launcher(processes):
+    """Start of a command that runs a script in so many processes."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
 def rows(printed):

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import image_files
 import numpy as np
 import pytest
+from conftest import launcher
 from PIL import Image as PILImage
 from transformers import TrainerCallback
 
@@ -104,9 +104,8 @@ def test_two_processes_skip_the_same_images_as_one(folder, tmp_path):
     splits = splits_of(folder, on_bad_image="skip")
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    subprocess.run([sys.executable, *launcher, str(script), str(folder)], env=environment, check=True)
+    subprocess.run([*launcher(2), str(script), str(folder)], env=environment, check=True)
     for process in range(2):
         found = json.loads((tmp_path / f"found-{process}.json").read_text())
         assert found == [2, [image.row for image in splits.skipped], splits.train["label"][:]]

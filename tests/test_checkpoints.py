@@ -108,3 +108,12 @@ def test_another_global_batch_is_refused(make_trainer, few_splits, batch, accumu
     message = f"checkpoint-6' was trained with 32 images a step, these settings give {found}; choose per_device_tr"
     with pytest.raises(ValueError, match=message):
         again.train(resume_from_checkpoint="last")
+
+
+def test_checkpoint_without_configuration_is_gone_on_from(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, **SETTINGS)
+    trainer.train()
+    Path(trainer.args.output_dir, "checkpoint-6", "config.json").unlink()  # as where FSDP saves shards
+    again = make_trainer(splits=few_splits, **{**SETTINGS, "max_steps": 8})
+    again.train(resume_from_checkpoint="last")
+    assert again.state.global_step == 8

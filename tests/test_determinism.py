@@ -3,10 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, launcher
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -19,7 +18,6 @@ BACKBONES = {
 
 def train(folder, processes, backbone):
     """The printed table, and the folder of the BCE3S run, of a short training on 32 images a step."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     settings = {"backbone": backbone, **BACKBONES[backbone]}
     settings |= {"per_device_train_batch_size": str(32 // processes), "per_device_eval_batch_size": "50"}
     settings |= {
@@ -32,7 +30,7 @@ def train(folder, processes, backbone):
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", value)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / "recipes" / "train_digits_lt.py"), *options],
+        [*launcher(processes), str(ROOT / "recipes" / "train_digits_lt.py"), *options],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

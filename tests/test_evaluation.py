@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, launcher
 from PIL import Image
 from torch import nn
 
@@ -286,9 +286,8 @@ def test_two_processes_give_the_figures_of_one(make_model, tmp_path, monkeypatch
     make_model().save_pretrained(tmp_path / "model")
     options = ("--checkpoint", tmp_path / "model", "--batch_size", 64, "--plots", "False", "--output_dir")
     recipe(monkeypatch, *options, tmp_path / "one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*launcher, str(RECIPE), *map(str, options), str(tmp_path / "two")],
+        [*launcher(2), str(RECIPE), *map(str, options), str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -5,12 +5,11 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, launcher
 from torch import nn
 
 from bce3s_hf.data import Draw, DrawSampler, LongTailSampler
@@ -293,9 +292,10 @@ except FloatingPointError as error:
 def test_all_processes_stop_with_one_message(tmp_path, kind):
     script = tmp_path / "run.py"
     script.write_text(PROCESSES)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launcher, str(tmp_path / "run"), kind], env=environment, cwd=ROOT, timeout=200)
+    done = subprocess.run(
+        [*launcher(2), str(script), str(tmp_path / "run"), kind], env=environment, cwd=ROOT, timeout=200
+    )
     assert done.returncode == 0
     (message, first), (other, second) = (
         (tmp_path / "run" / f"said-{rank}").read_text().splitlines() for rank in (0, 1)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, launcher
 from safetensors.torch import load_file
 
 SCRIPT = str(ROOT / "tests" / "distributed_run.py")
@@ -27,24 +27,16 @@ both_runs = pytest.mark.parametrize("run", ["plain", "mixed"])
 
 
 def command(folder, processes, *runs):
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    )
-    return [sys.executable, *launcher, SCRIPT, str(folder), str(16 // processes), str(processes), *runs]
+    start = launcher(processes) if processes > 1 else [sys.executable]
+    return [*start, SCRIPT, str(folder), str(16 // processes), str(processes), *runs]
 
 
-def launch(folder, processes, *runs):
+def launch(folder, processes, *runs, fails=False):
+    """What the processes printed."""
     done = subprocess.run(command(folder, processes, *runs), env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-def launch_that_fails(folder, *runs):
-    """What two processes printed, and the seconds they took."""
-    start = time.monotonic()
-    done = subprocess.run(command(folder, 2, *runs), env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode != 0, done.stdout + done.stderr
-    return done.stdout + done.stderr, time.monotonic() - start
+    printed = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, printed
+    return printed
 
 
 def outcome(folder):
@@ -60,19 +52,22 @@ def assert_same_weights(one, two, tolerance):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 1, "plain", "mixed")
+    folder = tmp_path_factory.mktemp("one")
+    launch(folder, 1, "plain", "mixed")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    printed, _ = launch_that_fails(folder, "killed")
+    printed = launch(folder, 2, "killed", fails=True)
     assert "Signal 9 (SIGKILL)" in printed
     left = {path.name: {file.name for file in path.iterdir()} for path in (folder / "killed").iterdir()}
     assert left.keys() == {"checkpoint-7", "checkpoint-14"}
     assert left["checkpoint-7"] - left["checkpoint-14"] == {"rng_state_1.pth", "trainer_state.json"}
     shutil.copytree(folder / "killed", folder / "one" / "killed")
-    return launch(folder, 2, "killed", "plain", "mixed")
+    launch(folder, 2, "killed", "plain", "mixed")
+    return folder
 
 
 @both_runs
@@ -130,9 +125,11 @@ def test_run_of_two_processes_resumes_on_one(two_processes):
 
 @pytest.mark.slow
 def test_process_that_stalls_ends_the_run_within_the_timeout(two_processes, tmp_path):
-    printed, seconds = launch_that_fails(tmp_path, "stalled")
-    assert "Timed out waiting" in printed
-    assert seconds < 10 + 30 + 60  # ddp_timeout, how long the launcher lets a process end itself, and the rest
+    start = time.monotonic()
+    assert "Timed out waiting" in launch(tmp_path, 2, "stalled", fails=True)
+    assert (
+        time.monotonic() - start < 10 + 30 + 60
+    )  # ddp_timeout, how long the launcher lets a process end itself, and the rest
     assert [path.name for path in (tmp_path / "stalled").iterdir()] == ["checkpoint-7"]
     launch(tmp_path, 1, "stalled")
     assert_same_run(two_processes / "mixed", tmp_path / "stalled", 20, 1e-5)

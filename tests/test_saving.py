@@ -104,16 +104,20 @@ def test_output_folder_that_is_gone_is_named(make_trainer, few_splits):
 
 
 class InTheWay(TrainerCallback):
-    """At step 4, a file of the checkpoint lies on a full device, or a folder has its name."""
+    """At step 4, a file of the checkpoint lies on a full device, or a folder has its name, once it has its weights."""
 
     def __init__(self, file):
         self.file = file
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 4:
-            path = Path(args.output_dir, "checkpoint-4", self.file)
-            path.parent.mkdir()
-            if path.suffix in (".safetensors", ".json"):  # which take the place of a link
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self.save = model.save_pretrained
+        model.save_pretrained = self.save_and_put
+
+    def save_and_put(self, folder, **kwargs):
+        self.save(folder, **kwargs)
+        path = Path(folder, self.file)
+        if path.parent.name == "checkpoint-4":
+            if path.suffix == ".safetensors":  # which takes the place of a link
                 path.mkdir()
             else:
                 path.symlink_to("/dev/full")
@@ -123,7 +127,7 @@ class InTheWay(TrainerCallback):
     ("file", "reason"),
     [
         ("optimizer.pt", "inline_container"),
-        ("trainer_state.json", "Is a directory"),
+        ("trainer_state.json", "No space left on device"),
         ("ema.safetensors", "Is a directory"),
     ],
 )

@@ -154,7 +154,7 @@ class BCE3SForImageClassification(PreTrainedModel):
             source, _ = create_backbone(name, pretrained=pretrained, **kwargs)
             model.backbone.load_state_dict(source.state_dict())
         model.config.data_config = backbone_data_config(source, kwargs.get("img_size", image_size))
-        if image_size is not None:
+        if image_size is not None and "img_size" not in kwargs:  # with it, `create_backbone` has seen that it can
             fault = fault_on_one_image(source, model.config.data_config["input_size"], training=False)
             if fault is not None:
                 raise ValueError(
