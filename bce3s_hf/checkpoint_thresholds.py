@@ -15,7 +15,7 @@ from bce3s_hf.experiment import load_checkpoint, load_splits
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.published import CONFIG_FILE
 from bce3s_hf.prediction import NONE_OF_THESE
-from bce3s_hf.provenance import command, versions
+from bce3s_hf.provenance import provenance
 from bce3s_hf.publication import THRESHOLDS_FILE, read_json
 from bce3s_hf.second_stage import trainer_of_checkpoint
 from bce3s_hf.thresholds import (
@@ -79,7 +79,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
     thresholds = fit_thresholds(predictions, scores, len(counts), keep=args.keep, min_images=args.min_images)
     test_predictions, test_scores = _predict(trainer, test)
     record = {
-        "command": command(),
+        **provenance(),
         "keep": args.keep,
         "min_images": args.min_images,
         "held_out_images": len(held_out),
@@ -90,7 +90,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         dataset = ImageDataset(outside, eval_transform(model.config.data_config))
         figures = outside_figures(test_scores, *_predict(trainer, dataset), thresholds)
         record["outside"] = {"dataset": args.outside, **figures}
-    record |= {"definitions": _DEFINITIONS, "versions": versions()}
+    record["definitions"] = _DEFINITIONS
     if trainer.is_world_process_zero():
         config = folder / CONFIG_FILE  # not saved by the model: the Trainer wrote its own settings into that one's
         settings = json.loads(config.read_text()) | {"score_thresholds": thresholds.tolist()}

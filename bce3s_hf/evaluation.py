@@ -30,7 +30,7 @@ from bce3s_hf.metrics import (
     shot_groups,
 )
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.provenance import command, versions
+from bce3s_hf.provenance import provenance
 
 NO_FLIP, FLIP = "no_flip", "flip_averaged"
 _COLUMNS = {**TABLE_COLUMNS, "Balanced": "balanced_accuracy", "Macro-F1": "macro_f1", "ECE": "ece"}
@@ -268,13 +268,7 @@ def _words(name: str) -> str:
 
 def save_evaluation(evaluation: Evaluation, path: Path, **context: Any) -> None:
     """Write as JSON: what was evaluated (`context`), how each figure is defined, and the figures; nan becomes null."""
-    record = {
-        "command": command(),
-        **context,
-        "definitions": _DEFINITIONS,
-        **asdict(evaluation),
-        "versions": versions(),
-    }
+    record = {**provenance(), **context, "definitions": _DEFINITIONS, **asdict(evaluation)}
     path.write_text(json.dumps(record, indent=1, default=_numbers) + "\n")
 
 

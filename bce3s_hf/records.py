@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from bce3s_hf.metrics import per_class_accuracy
-from bce3s_hf.provenance import command, versions
+from bce3s_hf.provenance import provenance
 from bce3s_hf.training_args import BCE3STrainingArguments
 
 _ARGUMENTS = ("max_steps", "warmup_steps", "gradient_accumulation_steps", "bf16", "fp16", "torch_compile")
@@ -82,7 +82,7 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
     names = [name for name in BCE3STrainingArguments.__annotations__ if not name.startswith("hub_")]
     chosen = {name: getattr(args, name) for name in (*names, *_ARGUMENTS)}
     return {
-        "command": command(),
+        **provenance(),
         "protocol": f"{kept if trainer.state.global_step else 'no training'}, no flip averaging{precision}",
         "loaded_from": config.name_or_path or None,
         "backbone": config.backbone,
@@ -94,7 +94,7 @@ def training_record(trainer: Trainer) -> dict[str, Any]:
         "global_batch": args.global_batch_size,
         "scaled_learning_rate": args.scaled_learning_rate,
         "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
-        **environment(args.world_size, args.device),
+        "hardware": hardware(args.world_size, args.device),
         "resumed": bool(args.resume_from_checkpoint),  # then the seconds would be those of the last piece alone
         **({"train_seconds": seconds[-1]} if seconds and not args.resume_from_checkpoint else {}),
         "log": [entry for entry in history if "loss" in entry],
@@ -114,10 +114,7 @@ def _evaluations(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def environment(processes: int, device: torch.device) -> dict[str, Any]:
-    """Hardware and versions, for a record."""
+def hardware(processes: int, device: torch.device) -> str:
+    """What a run computed on, for its record."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return {
-        "hardware": f"{processes} x {torch.cuda.get_device_name() if device.type == 'cuda' else cpu}",
-        "versions": versions(),
-    }
+    return f"{processes} x {torch.cuda.get_device_name() if device.type == 'cuda' else cpu}"

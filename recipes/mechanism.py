@@ -18,7 +18,7 @@ import numpy as np
 
 from bce3s_hf.mechanism import DEFINITIONS, measure_run, mechanism_table, open_runs
 from bce3s_hf.plots import plot_by_class, plot_cosines_over_training
-from bce3s_hf.provenance import command, versions
+from bce3s_hf.provenance import provenance
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     folder = args.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     records = {run.name: measure_run(run, batch_size=args.batch_size) for run in runs}
-    content = {"command": command(), "definitions": DEFINITIONS, "runs": records, "versions": versions()}
+    content = {**provenance(), "definitions": DEFINITIONS, "runs": records}
     (folder / "mechanism.json").write_text(json.dumps(content, indent=1) + "\n")
 
     counts = np.array(runs[0].class_counts)

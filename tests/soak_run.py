@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.arguments import DataArguments, ModelArguments
 from bce3s_hf.experiment import build_model, build_trainer, load_splits
-from bce3s_hf.provenance import command
-from bce3s_hf.records import environment
+from bce3s_hf.provenance import provenance
+from bce3s_hf.records import hardware
 
 RUNS = {
     "digits": {},
@@ -120,7 +120,7 @@ def main():
     trainer.add_callback(sample)
     trainer.train()
     found = rows(sample.samples, trainer.state.log_history)
-    content = {"command": command(), **environment(1, args.device), "rows": found}
+    content = {**provenance(), "hardware": hardware(1, args.device), "rows": found}
     (options.output_dir / "soak.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

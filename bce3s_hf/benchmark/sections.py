@@ -21,8 +21,8 @@ from bce3s_hf.benchmark.startup import startup_rows
 from bce3s_hf.benchmark.step import step_rows
 from bce3s_hf.benchmark.trainer import trainer_rows
 from bce3s_hf.benchmark.uniformity import uniformity_rows
-from bce3s_hf.provenance import command
-from bce3s_hf.records import environment
+from bce3s_hf.provenance import provenance
+from bce3s_hf.records import hardware
 
 SECTIONS: dict[str, Callable[[BenchmarkArguments], Iterator[Row]]] = {
     "losses": losses_rows,
@@ -57,11 +57,11 @@ def run_benchmark(args: BenchmarkArguments) -> Iterator[Row]:
 
 def _save(args: BenchmarkArguments, rows: list[Row], start: float) -> None:
     record: dict[str, Any] = {
-        "command": command(),
+        **provenance(),
         "protocol": "candidates take turns; ratios are of the same round; median and quartiles over the rounds",
         "sizes": args.sizes,
         "seconds": round(time.perf_counter() - start, 1),
-        **environment(1, torch.device(args.devices[-1])),
+        "hardware": hardware(1, torch.device(args.devices[-1])),
         "rows": [row.record() for row in rows],
     }
     Path(args.output).write_text(json.dumps(record, indent=1) + "\n")
