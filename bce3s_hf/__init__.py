@@ -5,11 +5,11 @@ Importing registers the CIFAR ResNets with timm and the model with transformers'
 
 from bce3s_hf.data import (
     BatchAugmentation,
-    Draw,
-    DrawSampler,
     ImageDataset,
     InMemoryImageDataset,
     LongTailSampler,
+    PartnerSampler,
+    SampledRow,
     SplitManifest,
     eval_pixels,
     eval_transform,
@@ -19,10 +19,10 @@ from bce3s_hf.data import (
     make_long_tailed,
     train_transform,
 )
+from bce3s_hf.evaluation.prediction import Prediction, predict_images
 from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification
-from bce3s_hf.prediction import Prediction, predict_images
-from bce3s_hf.trainer import BCE3STrainer
-from bce3s_hf.training_args import BCE3STrainingArguments
+from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.trainer import BCE3STrainer
 
 __version__ = "0.1.0"
 
@@ -32,8 +32,8 @@ __all__ = [
     "BCE3STrainer",
     "BCE3STrainingArguments",
     "BatchAugmentation",
-    "Draw",
-    "DrawSampler",
+    "SampledRow",
+    "PartnerSampler",
     "ImageDataset",
     "InMemoryImageDataset",
     "LongTailSampler",

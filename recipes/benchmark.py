@@ -12,8 +12,8 @@ cores.
 import sys
 from pathlib import Path
 
-from bce3s_hf.arguments import parse_settings
-from bce3s_hf.benchmark import TABLE_HEAD, BenchmarkArguments, run_benchmark, table_line
+from bce3s_hf.experiments.benchmark import TABLE_HEAD, BenchmarkArguments, run_benchmark, table_line
+from bce3s_hf.experiments.settings import parse_settings
 
 
 def main() -> None:

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
-from bce3s_hf.escaping import printable
-from bce3s_hf.evaluation import (
+from bce3s_hf.evaluation.evaluate import (
     FLIP,
     NO_FLIP,
     EvaluationArguments,
@@ -24,8 +22,10 @@ from bce3s_hf.evaluation import (
     evaluation_tables,
     save_evaluation,
 )
-from bce3s_hf.experiment import load_checkpoint, load_splits
-from bce3s_hf.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
+from bce3s_hf.evaluation.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
+from bce3s_hf.experiments.run import load_checkpoint, load_splits
+from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
+from bce3s_hf.text import printable
 
 
 def main() -> None:

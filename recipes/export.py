@@ -8,8 +8,8 @@
 
 import sys
 
-from bce3s_hf.arguments import CheckpointArguments, parse_settings
-from bce3s_hf.publication import PublishArguments, publish
+from bce3s_hf.experiments.settings import CheckpointArguments, parse_settings
+from bce3s_hf.hub.publish import PublishArguments, publish
 
 
 def main() -> None:

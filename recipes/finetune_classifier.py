@@ -10,16 +10,16 @@ Give the data settings of the first stage, augmentation included. `--learning_ra
 from pathlib import Path
 
 from bce3s_hf import BCE3STrainingArguments
-from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
-from bce3s_hf.experiment import load_checkpoint, load_splits, measure
-from bce3s_hf.metrics import results_table
-from bce3s_hf.second_stage import (
+from bce3s_hf.evaluation.metrics import results_table
+from bce3s_hf.experiments.run import load_checkpoint, load_splits, measure
+from bce3s_hf.experiments.second_stage import (
     SecondStageArguments,
     check_finetuning,
     push_result,
     run_second_stage,
     trainer_of_checkpoint,
 )
+from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from bce3s_hf.arguments import CheckpointArguments, DataArguments, parse_arguments
-from bce3s_hf.checkpoint_thresholds import fit_checkpoint, thresholds_table
-from bce3s_hf.thresholds import ThresholdArguments
+from bce3s_hf.evaluation.thresholds import ThresholdArguments
+from bce3s_hf.experiments.fit_thresholds import fit_checkpoint, thresholds_table
+from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bce3s_hf.mechanism import DEFINITIONS, measure_run, mechanism_table, open_runs
-from bce3s_hf.plots import plot_by_class, plot_cosines_over_training
-from bce3s_hf.provenance import provenance
+from bce3s_hf.evaluation.plots import plot_by_class, plot_cosines_over_training
+from bce3s_hf.evaluation.provenance import provenance
+from bce3s_hf.experiments.mechanism import DEFINITIONS, measure_run, mechanism_table, open_runs
 
 
 def main() -> None:

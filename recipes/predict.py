@@ -15,9 +15,9 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import tqdm
 
-from bce3s_hf.escaping import printable
-from bce3s_hf.experiment import load_checkpoint
-from bce3s_hf.prediction import check_csv, find_images, predict_images, prediction_text, summary, write_csv
+from bce3s_hf.evaluation.prediction import check_csv, find_images, predict_images, prediction_text, summary, write_csv
+from bce3s_hf.experiments.run import load_checkpoint
+from bce3s_hf.text import printable
 
 CHECKPOINT = Path(__file__).parents[1] / "model_cards" / "cifar100_lt_resnet32"
 CSV_FILE = Path("runs/predictions.csv")

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import torch
 
-from bce3s_hf.reproduction import ProgressTable, fill_tables, read_plan, results, run_plan, save_records
+from bce3s_hf.experiments.plan import read_plan
+from bce3s_hf.experiments.plan_records import fill_tables, results, save_records
+from bce3s_hf.experiments.plan_runs import run_plan
+from bce3s_hf.experiments.progress_table import ProgressTable
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ results.
 
 from pathlib import Path
 
-from bce3s_hf.second_stage import train_both_stages
+from bce3s_hf.experiments.second_stage import train_both_stages
 
 if __name__ == "__main__":
     train_both_stages(Path(__file__).with_name("cifar_lt.yaml"))

@@ -8,10 +8,10 @@ Prints one table, draws per-class accuracy against training count, and saves bot
 import sys
 from pathlib import Path
 
-from bce3s_hf.arguments import parse_arguments
-from bce3s_hf.experiment import build_model, build_trainer, data_record, load_splits, run
-from bce3s_hf.metrics import results_table
-from bce3s_hf.plots import plot_per_class_accuracy
+from bce3s_hf.evaluation.metrics import results_table
+from bce3s_hf.evaluation.plots import plot_per_class_accuracy
+from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_splits, run
+from bce3s_hf.experiments.settings import parse_arguments
 
 CONFIG = Path(__file__).with_name("digits_lt.yaml")
 METHODS = {

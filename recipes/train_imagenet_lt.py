@@ -10,7 +10,7 @@ Hub's ImageNet-1k. Prints Many / Medium / Few / All after each stage and saves m
 
 from pathlib import Path
 
-from bce3s_hf.second_stage import train_both_stages
+from bce3s_hf.experiments.second_stage import train_both_stages
 
 if __name__ == "__main__":
     train_both_stages(Path(__file__).with_name("imagenet_lt.yaml"))

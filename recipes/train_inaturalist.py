@@ -10,7 +10,7 @@ Many / Medium / Few / All after each stage and saves models and results.
 
 from pathlib import Path
 
-from bce3s_hf.second_stage import train_both_stages
+from bce3s_hf.experiments.second_stage import train_both_stages
 
 if __name__ == "__main__":
     train_both_stages(Path(__file__).with_name("inaturalist.yaml"))

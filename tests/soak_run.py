@@ -20,10 +20,10 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from bce3s_hf import BCE3STrainingArguments
-from bce3s_hf.arguments import DataArguments, ModelArguments
-from bce3s_hf.experiment import build_model, build_trainer, load_splits
-from bce3s_hf.provenance import provenance
-from bce3s_hf.records import hardware
+from bce3s_hf.evaluation.provenance import provenance
+from bce3s_hf.evaluation.records import hardware
+from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 
 RUNS = {
     "digits": {},

@@ -14,9 +14,9 @@ from conftest import launcher
 from PIL import Image as PILImage
 from transformers import TrainerCallback
 
-from bce3s_hf.arguments import DataArguments
 from bce3s_hf.data import InMemoryImageDataset
-from bce3s_hf.experiment import load_splits, run
+from bce3s_hf.experiments.run import load_splits, run
+from bce3s_hf.experiments.settings import DataArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
 PER_CLASS = 6
@@ -88,8 +88,8 @@ def test_spoiled_images_are_skipped_counted_and_recorded(make_trainer, folder, c
 TWO_PROCESSES = """
 import json, sys
 from accelerate import PartialState
-from bce3s_hf.arguments import DataArguments
-from bce3s_hf.experiment import load_splits
+from bce3s_hf.experiments.settings import DataArguments
+from bce3s_hf.experiments.run import load_splits
 
 state = PartialState(cpu=True)
 splits = load_splits(DataArguments(dataset=sys.argv[1], on_bad_image="skip"))

@@ -18,9 +18,9 @@ from conftest import ROOT, rows
 from long_tail_files import IMAGENET_COUNTS, INATURALIST_COUNTS, write_imagenet_lt, write_inaturalist
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, train_transform
-from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
-from bce3s_hf.data.lists import PUBLISHED, list_sha256
-from bce3s_hf.second_stage import SecondStageArguments
+from bce3s_hf.data.image_lists import PUBLISHED, list_sha256
+from bce3s_hf.experiments.second_stage import SecondStageArguments
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
 
 RECIPES = ROOT / "recipes"
 LAUNCH = RECIPES / "accelerate"

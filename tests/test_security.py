@@ -21,16 +21,17 @@ from conftest import ROOT
 from datasets import ClassLabel, Dataset, Features, Image
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from bce3s_hf import BCE3SForImageClassification, plots
-from bce3s_hf.arguments import DataArguments, parse_arguments
-from bce3s_hf.card import write_card
-from bce3s_hf.checkpoint_thresholds import thresholds_table
+from bce3s_hf import BCE3SForImageClassification
 from bce3s_hf.data import load_images
-from bce3s_hf.data.lists import load_lists, read_list
-from bce3s_hf.experiment import load_checkpoint
+from bce3s_hf.data.image_lists import load_lists, read_list
+from bce3s_hf.evaluation import plots
+from bce3s_hf.evaluation.prediction import Prediction, PredictionCounts, prediction_text, summary
+from bce3s_hf.experiments.fit_thresholds import thresholds_table
+from bce3s_hf.experiments.run import load_checkpoint
+from bce3s_hf.experiments.settings import DataArguments, parse_arguments
+from bce3s_hf.hub.card import write_card
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.configuration import MAX_CLASSES
-from bce3s_hf.prediction import Prediction, PredictionCounts, prediction_text, summary
 
 NASTY = [
     "<script>alert(1)</script>",

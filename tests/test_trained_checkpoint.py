@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 
 from bce3s_hf import BCE3SForImageClassification, load_images, predict_images
-from bce3s_hf.card import write_card
-from bce3s_hf.models.published import PUBLISHED_FILES
-from bce3s_hf.prediction import NONE_OF_THESE
+from bce3s_hf.evaluation.prediction import NONE_OF_THESE
+from bce3s_hf.hub.card import write_card
+from bce3s_hf.models.timm_folder import PUBLISHED_FILES
 
 FOLDER = ROOT / "model_cards" / "cifar100_lt_resnet32"
 DATA = os.environ.get("BCE3S_DATA")

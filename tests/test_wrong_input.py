@@ -22,13 +22,13 @@ from bce3s_hf import (
     make_long_tailed,
     train_transform,
 )
-from bce3s_hf.arguments import DataArguments, ModelArguments, parse_arguments
-from bce3s_hf.data import DrawSampler
+from bce3s_hf.data import PartnerSampler
 from bce3s_hf.data.mixing import mixed_views
+from bce3s_hf.experiments.second_stage import SecondStageArguments
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.losses import bce_contrastive_loss, bce_joint_loss, class_balanced_weights, sample_classes
 from bce3s_hf.models.parameter_groups import layer_decay_groups
-from bce3s_hf.second_stage import SecondStageArguments
-from bce3s_hf.weight_average import WeightAverage
+from bce3s_hf.training.weight_average import WeightAverage
 
 FEATURES, WEIGHT, BIAS = torch.randn(2, 4), torch.randn(3, 4), torch.zeros(3)
 DIGITS = ROOT / "recipes" / "digits_lt.yaml"
@@ -267,11 +267,11 @@ CASES = {
     ),
     "row without a class": (lambda: sampler(0, -1), "labels must be at least 0, got -1; remove rows without a class"),
     "partners from the same numbers": (
-        lambda: DrawSampler(sampler(0, 1), sampler(0, 1)),
+        lambda: PartnerSampler(sampler(0, 1), sampler(0, 1)),
         "first and partner both have seed 0 and stream 0, .*; give partner another stream",
     ),
     "partners from other data": (
-        lambda: DrawSampler(sampler(0, 1), sampler(0, 1, 1, stream=1)),
+        lambda: PartnerSampler(sampler(0, 1), sampler(0, 1, 1, stream=1)),
         "first and partner must draw from the same rows, got 2 and 3; give both the labels of one dataset",
     ),
     "validation share": (

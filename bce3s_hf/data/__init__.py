@@ -2,17 +2,17 @@
 
 from bce3s_hf.data.batch_augmentation import BatchAugmentation
 from bce3s_hf.data.image_dataset import ImageDataset, collate_images
-from bce3s_hf.data.in_memory import InMemoryImageDataset
-from bce3s_hf.data.lists import load_lists
+from bce3s_hf.data.image_lists import load_lists
+from bce3s_hf.data.image_sources import load_images
+from bce3s_hf.data.in_memory_dataset import InMemoryImageDataset
 from bce3s_hf.data.long_tail import SplitManifest, long_tail_counts, make_long_tailed
-from bce3s_hf.data.samplers import Draw, DrawSampler, LongTailSampler
-from bce3s_hf.data.sources import load_images
+from bce3s_hf.data.samplers import LongTailSampler, PartnerSampler, SampledRow
 from bce3s_hf.data.transforms import eval_pixels, eval_transform, normalize, small_pixels, train_transform
 
 __all__ = [
     "BatchAugmentation",
-    "Draw",
-    "DrawSampler",
+    "SampledRow",
+    "PartnerSampler",
     "ImageDataset",
     "InMemoryImageDataset",
     "LongTailSampler",

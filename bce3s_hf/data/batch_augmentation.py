@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bce3s_hf.data.batch_autoaugment import BatchAutoAugment, SubPolicies, draw_sub_policies
-from bce3s_hf.data.random_numbers import uniforms
+from bce3s_hf.data.splitmix64 import uniforms
 from bce3s_hf.data.transforms import eval_pixels, normalize, small_pixels
 
 BATCH_AUGMENTATIONS = ("none", "crop", "crop_flip", "cifar_autoaugment")

@@ -13,7 +13,7 @@ from transformers import default_data_collator
 
 from bce3s_hf.data.decoding import decode_pil, decode_tensor
 from bce3s_hf.data.long_tail import column_values, hold_out_indices
-from bce3s_hf.data.samplers import Draw
+from bce3s_hf.data.samplers import SampledRow
 from bce3s_hf.data.seeding import seeded
 
 
@@ -43,7 +43,7 @@ class ImageDataset(torch.utils.data.Dataset):
     The type of `pixel_values` is that of the transform: uint8 images are to be normalised on the device, which takes
     a quarter of the memory and of the time to get them there.
 
-    An index is a row or a `Draw`. The item of a draw with a partner also holds the partner's `partner_pixel_values`
+    An index is a row or a `SampledRow`. The item of a draw with a partner also holds the partner's `partner_pixel_values`
     and `partner_labels`, for mixing.
 
     Augmentation draws from generators seeded by (seed, epoch, row), or by (seed, epoch, position) of a draw, so that
@@ -132,8 +132,8 @@ class ImageDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | Draw) -> dict[str, Tensor | int]:
-        if not isinstance(index, Draw):
+    def __getitem__(self, index: int | SampledRow) -> dict[str, Tensor | int]:
+        if not isinstance(index, SampledRow):
             label = int(self.labels[index])  # IndexError ends a loop over the dataset
             return {"pixel_values": self._view(index, index), "labels": label}
         row, position, partner = index

@@ -145,7 +145,7 @@ class LongTailSampler(Sampler[int]):
         return iter(self.rows().tolist())
 
 
-class Draw(NamedTuple):
+class SampledRow(NamedTuple):
     """One draw of an epoch.
 
     Attributes:
@@ -159,7 +159,7 @@ class Draw(NamedTuple):
     partner: int | None
 
 
-class DrawSampler(Sampler[Draw]):
+class PartnerSampler(Sampler[SampledRow]):
     """Draws of an epoch: rows of one sampler, numbered, each with a partner from another.
 
     As long as an epoch of `first`. Where `partner` has fewer rows, further rounds of its epoch follow, each in an
@@ -198,8 +198,8 @@ class DrawSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return len(self.first)
 
-    def __iter__(self) -> Iterator[Draw]:
-        return map(Draw, self.first, range(len(self)), self._partners())
+    def __iter__(self) -> Iterator[SampledRow]:
+        return map(SampledRow, self.first, range(len(self)), self._partners())
 
     def _partners(self) -> Iterable[int | None]:
         if self.partner is None:

@@ -2,14 +2,9 @@
 
 from torch import Tensor
 
-from bce3s_hf.losses.approximate_uniformity import (
-    sampled_uniformity_loss,
-    second_moment_error_bound,
-    second_moment_uniformity_loss,
-)
-from bce3s_hf.losses.class_balanced import class_balanced_weights
+from bce3s_hf.losses.class_weights import class_balanced_weights
 from bce3s_hf.losses.contrastive import bce_contrastive_loss, ce_contrastive_loss
-from bce3s_hf.losses.costs import SOFT_TARGETS
+from bce3s_hf.losses.cross_entropy import SOFT_TARGETS
 from bce3s_hf.losses.grouped_uniformity import group_members, grouped_uniformity_loss
 from bce3s_hf.losses.joint import (
     bce_joint_loss,
@@ -21,6 +16,11 @@ from bce3s_hf.losses.joint import (
     sample_classes,
 )
 from bce3s_hf.losses.normalized_linear import normalized_linear
+from bce3s_hf.losses.sampled_uniformity import (
+    sampled_uniformity_loss,
+    second_moment_error_bound,
+    second_moment_uniformity_loss,
+)
 from bce3s_hf.losses.uniformity import bce_uniformity_loss, bce_uniformity_optimum, ce_uniformity_loss
 
 __all__ = [

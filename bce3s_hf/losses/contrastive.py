@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bce3s_hf.losses.costs import bce_rows, ce_rows
+from bce3s_hf.losses.cross_entropy import bce_rows, ce_rows
 from bce3s_hf.losses.normalized_linear import unit_linear
-from bce3s_hf.losses.primitives import check_matrix, check_targets, compute_dtype, unit_rows
+from bce3s_hf.losses.precision import check_matrix, check_targets, compute_dtype, unit_rows
 
 
 def _cosine_logits(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bce3s_hf.losses.primitives import SHORTEST, at_least_float32, compute_dtype
+from bce3s_hf.losses.precision import SHORTEST, at_least_float32, compute_dtype
 
 BLOCK = 384  # rows; their cosines with all K vectors are what is held at a time
 

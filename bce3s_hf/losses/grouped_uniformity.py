@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bce3s_hf.losses.exact_uniformity import exact_uniformity
-from bce3s_hf.losses.primitives import check_weight, unit_rows, values_can_be_read
+from bce3s_hf.losses.precision import check_weight, unit_rows, values_can_be_read
 
 
 def group_members(groups: Tensor) -> Tensor:

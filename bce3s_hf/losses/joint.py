@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bce3s_hf.losses.costs import bce_rows, ce_rows
+from bce3s_hf.losses.cross_entropy import bce_rows, ce_rows
 from bce3s_hf.losses.normalized_linear import normalized_linear
-from bce3s_hf.losses.primitives import check_matrix, check_targets, values_can_be_read
+from bce3s_hf.losses.precision import check_matrix, check_targets, values_can_be_read
 
 FEW_CLASSES = 256  # of which nothing is won by gathering some
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bce3s_hf.losses.primitives import SHORTEST, at_least_float32, compute_dtype, is_half, unit_rows
+from bce3s_hf.losses.precision import SHORTEST, at_least_float32, compute_dtype, is_half, unit_rows
 
 
 def normalized_linear(

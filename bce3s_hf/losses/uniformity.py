@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bce3s_hf.losses.exact_uniformity import exact_uniformity
-from bce3s_hf.losses.primitives import at_least_float32, check_weight, unit_rows
+from bce3s_hf.losses.precision import at_least_float32, check_weight, unit_rows
 
 
 def bce_uniformity_loss(weight: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from bce3s_hf.models.backbone import (
 )
 from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, check_class_groups, read_settings
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
-from bce3s_hf.models.published import export, published_state
+from bce3s_hf.models.timm_folder import export, published_state
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from bce3s_hf.data import ImageDataset, collate_images, eval_pixels, eval_transform, normalize, train_transform
-from bce3s_hf.data.samplers import Draw
+from bce3s_hf.data.samplers import SampledRow
 
 CONFIG = {
     "input_size": [3, 16, 16],
@@ -148,7 +148,7 @@ def test_worker_processes_see_what_the_main_process_sees(source):
 @pytest.mark.parametrize("color_jitter", [0.0, 0.4])
 def test_items_are_collated_and_batches_are_kept(source, color_jitter):
     dataset = make(source, augmentation=train_transform(CONFIG, "random_resized_crop", color_jitter=color_jitter))
-    draws = [Draw(row, row, 11 - row) for row in range(3)]
+    draws = [SampledRow(row, row, 11 - row) for row in range(3)]
     batch = next(iter(DataLoader(dataset, sampler=draws, batch_size=3, collate_fn=collate_images)))
     items = [dataset[draw] for draw in draws]
     assert batch.keys() == items[0].keys()
@@ -190,7 +190,7 @@ def test_rows_are_seeded_as_in_earlier_versions(source):
 
 def test_item_of_a_draw(source):
     dataset = make(source)
-    item, pair = dataset[Draw(3, 40, None)], dataset[Draw(3, 40, 8)]
+    item, pair = dataset[SampledRow(3, 40, None)], dataset[SampledRow(3, 40, 8)]
     assert item.keys() == {"pixel_values", "labels"}
     assert pair.keys() == {"pixel_values", "labels", "partner_pixel_values", "partner_labels"}
     assert torch.equal(item["pixel_values"], pair["pixel_values"])
@@ -205,28 +205,28 @@ def test_draw_shows_the_images_of_row_and_partner():
     augmentation = train_transform(CONFIG, "random_resized_crop", color_jitter=0.0)
     plain = ImageDataset(reds, eval_pixels(CONFIG))
     for dataset in (make(reds, augmentation=augmentation), plain):
-        item = dataset[Draw(1, 4, 5)]
+        item = dataset[SampledRow(1, 4, 5)]
         for row, name in ((1, "pixel_values"), (5, "partner_pixel_values")):
             assert torch.equal(item[name], torch.full((3, 16, 16), 20 * row, dtype=torch.uint8))
-    item = make(reds, augmentation=None)[Draw(1, 4, 5)]
+    item = make(reds, augmentation=None)[SampledRow(1, 4, 5)]
     for name in ("pixel_values", "partner_pixel_values"):
-        assert torch.equal(item[name], normalize(plain[Draw(1, 4, 5)][name], CONFIG))
+        assert torch.equal(item[name], normalize(plain[SampledRow(1, 4, 5)][name], CONFIG))
 
 
 def test_image_drawn_twice_is_augmented_in_two_ways(source):
     dataset = make(source)
-    views = torch.stack([dataset[Draw(3, position, None)]["pixel_values"] for position in range(20)])
+    views = torch.stack([dataset[SampledRow(3, position, None)]["pixel_values"] for position in range(20)])
     assert len(views.flatten(1).unique(dim=0)) == 20
-    again = torch.stack([dataset[Draw(3, position, 3)]["pixel_values"] for position in range(20)])
+    again = torch.stack([dataset[SampledRow(3, position, 3)]["pixel_values"] for position in range(20)])
     assert torch.equal(views, again)
 
 
 def test_partner_is_augmented_in_its_own_way(source):
     dataset = make(source)
     for position in range(10):
-        item = dataset[Draw(3, position, 3)]
+        item = dataset[SampledRow(3, position, 3)]
         assert not torch.equal(item["pixel_values"], item["partner_pixel_values"])
-        assert torch.equal(item["partner_pixel_values"], dataset[Draw(0, position, 3)]["partner_pixel_values"])
+        assert torch.equal(item["partner_pixel_values"], dataset[SampledRow(0, position, 3)]["partner_pixel_values"])
 
 
 def test_no_two_views_share_their_random_numbers(source):
@@ -236,7 +236,7 @@ def test_no_two_views_share_their_random_numbers(source):
         for epoch in range(4):
             dataset.set_epoch(epoch)
             for number in range(12):
-                item = dataset[Draw(0, number, 1)]
+                item = dataset[SampledRow(0, number, 1)]
                 first += [dataset[number]["pixel_values"], item["pixel_values"], item["partner_pixel_values"]]
     draws = torch.stack(first)
     assert draws.shape == (3 * 4 * 12 * 3, 3)
@@ -245,7 +245,7 @@ def test_no_two_views_share_their_random_numbers(source):
 
 def test_evaluation_of_a_draw_is_not_augmented(source):
     dataset = make(source, augmentation=None)
-    item = dataset[Draw(3, 9, 4)]
+    item = dataset[SampledRow(3, 9, 4)]
     assert torch.equal(item["pixel_values"], dataset[3]["pixel_values"])
     assert torch.equal(item["partner_pixel_values"], dataset[4]["pixel_values"])
 
@@ -253,7 +253,7 @@ def test_evaluation_of_a_draw_is_not_augmented(source):
 @pytest.mark.parametrize("options", [{}, {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5}], ids=str)
 def test_draws_do_not_depend_on_worker_processes(source, options):
     dataset = make(source, augmentation=train_transform(CONFIG, "random_resized_crop", **options))
-    draws = [Draw(row % 5, row, 11 - row) for row in range(12)]
+    draws = [SampledRow(row % 5, row, 11 - row) for row in range(12)]
     loader = DataLoader(dataset, sampler=draws, batch_size=4, num_workers=2, persistent_workers=True)
     seen = []
     for epoch in (0, 1):
@@ -269,8 +269,8 @@ def test_draws_do_not_depend_on_worker_processes(source, options):
 
 def test_items_and_dataset_can_be_pickled(source):
     dataset = make(source)
-    item = dataset[Draw(3, 5, 4)]
-    copies = pickle.loads(pickle.dumps(item)), pickle.loads(pickle.dumps(dataset))[Draw(3, 5, 4)]
+    item = dataset[SampledRow(3, 5, 4)]
+    copies = pickle.loads(pickle.dumps(item)), pickle.loads(pickle.dumps(dataset))[SampledRow(3, 5, 4)]
     for copy in copies:
         assert copy.keys() == item.keys()
         assert torch.equal(copy["partner_pixel_values"], item["partner_pixel_values"])
@@ -353,7 +353,7 @@ def test_unreadable_embedded_image_is_named(path, shown, augmentation):
 
 
 @both_ways
-@pytest.mark.parametrize("index", [1, Draw(1, 0, None), Draw(0, 0, 1)])
+@pytest.mark.parametrize("index", [1, SampledRow(1, 0, None), SampledRow(0, 0, 1)])
 def test_missing_image_is_named(index, augmentation):
     with pytest.raises(
         ValueError, match=r"image 1 \(embedded in the dataset\) cannot be read: the row holds no image"

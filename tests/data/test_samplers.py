@@ -5,9 +5,9 @@ import pytest
 
 from bce3s_hf.data.samplers import (
     SAMPLERS,
-    Draw,
-    DrawSampler,
     LongTailSampler,
+    PartnerSampler,
+    SampledRow,
     power_probabilities,
     progressive_probabilities,
     repeat_factors,
@@ -235,20 +235,20 @@ def test_one_image(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_draws_are_the_rows_of_both_samplers_with_their_positions(name):
-    sampler = DrawSampler(make(name), make("class_balanced", stream=1))
+    sampler = PartnerSampler(make(name), make("class_balanced", stream=1))
     sampler.set_epoch(3)
     draws = list(sampler)
-    assert {type(draw) for draw in draws} == {Draw}
+    assert {type(draw) for draw in draws} == {SampledRow}
     rows, positions, partners = zip(*draws, strict=True)
     assert list(rows) == epoch_of(make(name), 3)
     assert list(positions) == list(range(len(sampler)))
     assert list(partners[: len(LABELS)]) == epoch_of(make("class_balanced", stream=1), 3)
     assert {type(value) for draw in draws[:10] for value in draw} == {int}
-    assert draws[5] == Draw(row=rows[5], position=5, partner=partners[5])
+    assert draws[5] == SampledRow(row=rows[5], position=5, partner=partners[5])
 
 
 def test_draws_without_partner():
-    draws = list(DrawSampler(make("instance", labels=LABELS[:30])))
+    draws = list(PartnerSampler(make("instance", labels=LABELS[:30])))
     assert [draw.row for draw in draws] == list(make("instance", labels=LABELS[:30]))
     assert [draw.position for draw in draws] == list(range(30))
     assert {draw.partner for draw in draws} == {None}
@@ -256,7 +256,7 @@ def test_draws_without_partner():
 
 def test_fresh_draw_samplers_agree():
     """As after a resume, or in another process."""
-    one, two = (DrawSampler(make("progressive", 5), make("power", 5, stream=1)) for _ in range(2))
+    one, two = (PartnerSampler(make("progressive", 5), make("power", 5, stream=1)) for _ in range(2))
     for epoch in range(3):
         epoch_of(one, epoch)
     assert epoch_of(two, 2) == list(one)
@@ -264,10 +264,10 @@ def test_fresh_draw_samplers_agree():
 
 
 def test_partner_is_independent_of_first():
-    rows, _, partners = np.array(list(DrawSampler(make("instance"), make("instance", stream=1)))).T
+    rows, _, partners = np.array(list(PartnerSampler(make("instance"), make("instance", stream=1)))).T
     assert sorted(partners) == list(range(len(LABELS)))
     assert (rows == partners).sum() < 8  # 1 on average
-    _, _, partners = np.array(list(DrawSampler(make("square_root"), make("class_balanced", stream=1)))).T
+    _, _, partners = np.array(list(PartnerSampler(make("square_root"), make("class_balanced", stream=1)))).T
     assert chi_square(np.bincount(LABELS[partners]), np.ones(4)) < CHI_SQUARE_3
     rows = np.array(list(make("square_root")))
     table = np.bincount(4 * LABELS[rows] + LABELS[partners], minlength=16)
@@ -278,7 +278,7 @@ def test_partner_is_independent_of_first():
 def test_a_shorter_partner_goes_on_in_another_order():
     labels = np.repeat([0, 1], [90, 10])
     first = make("repeat_factor", labels=labels, repeat_threshold=1)
-    sampler = DrawSampler(first, make("instance", labels=labels, stream=1))
+    sampler = PartnerSampler(first, make("instance", labels=labels, stream=1))
     assert len(sampler) == round(90 * (10 / 9) ** 0.5 + 10 * 10**0.5) == 126
     partners = [draw.partner for draw in epoch_of(sampler, 2)]
     assert partners[:100] == epoch_of(make("instance", labels=labels, stream=1), 2)
@@ -294,13 +294,13 @@ def test_partner_of_a_much_longer_epoch_is_new_every_round():
     rounds = [partner.rows(number).tolist() for number in range(3)]
     assert all(sorted(rows) == list(range(9)) for rows in rounds)
     assert len({tuple(rows) for rows in rounds}) == 3
-    assert [draw.partner for draw in DrawSampler(first, partner)] == sum(rounds, [])
+    assert [draw.partner for draw in PartnerSampler(first, partner)] == sum(rounds, [])
 
 
 def test_a_longer_partner_is_cut():
     labels = np.repeat([0, 1], [90, 10])
     partner = make("repeat_factor", labels=labels, repeat_threshold=1, stream=1)
-    draws = list(DrawSampler(make("instance", labels=labels), partner))
+    draws = list(PartnerSampler(make("instance", labels=labels), partner))
     assert [draw.partner for draw in draws] == list(partner)[:100]
 
 
@@ -345,6 +345,6 @@ def test_wrong_labels_are_refused(name, labels, message):
 
 def test_partners_that_would_follow_first_are_refused():
     with pytest.raises(ValueError, match="first and partner both have seed 3 and stream 0, .* another stream"):
-        DrawSampler(make("instance", 3), make("class_balanced", 3))
+        PartnerSampler(make("instance", 3), make("class_balanced", 3))
     with pytest.raises(ValueError, match="first and partner must draw from the same rows, got 9900 and 10; give both"):
-        DrawSampler(make("instance"), make("instance", labels=LABELS[:10], stream=1))
+        PartnerSampler(make("instance"), make("instance", labels=LABELS[:10], stream=1))

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
-from bce3s_hf.data.samplers import SAMPLERS, DrawSampler, LongTailSampler
+from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler, PartnerSampler
 
 names = st.sampled_from(SAMPLERS)
 class_counts = st.lists(st.one_of(st.just(0), st.integers(1, 60)), min_size=1, max_size=12).filter(any)
@@ -94,7 +94,7 @@ def test_classes_have_their_share_within_six_standard_deviations(name, counts, s
 @given(first=names, partner=names, counts=class_counts, seed=seeds, epoch=epochs)
 def test_every_draw_has_its_number_and_a_partner(first, partner, counts, seed, epoch):
     labels = labels_of(counts)
-    sampler = DrawSampler(make(first, labels, seed), make(partner, labels, seed, stream=1))
+    sampler = PartnerSampler(make(first, labels, seed), make(partner, labels, seed, stream=1))
     sampler.set_epoch(epoch)
     draws = list(sampler)
     assert [draw.row for draw in draws] == list(make(first, labels, seed, epoch))
@@ -111,7 +111,7 @@ def test_processes_share_the_draws_of_one(name, counts, seed, epoch, processes, 
     labels = labels_of(counts)
 
     def batches():
-        pair = DrawSampler(make(name, labels, seed, epoch), make("class_balanced", labels, seed, epoch, stream=1))
+        pair = PartnerSampler(make(name, labels, seed, epoch), make("class_balanced", labels, seed, epoch, stream=1))
         return BatchSampler(pair, batch, drop_last=False)
 
     alone = [draw for drawn in batches() for draw in drawn]

@@ -1,0 +1,245 @@
+"""Labelled images by name: the embedded digits, a Hub dataset, or a local folder in the same layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+
+from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.text import printable
+
+IMAGE, LABEL, GROUP = "image", "label", "group"
+HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_LABEL_NAMES = ("label", "labels", "fine_label")
+_TEST_SPLITS = ("test", "validation", "val")
+
+
+def load_images(
+    name: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    train_split: str = "train",
+    test_split: str | None = None,
+) -> DatasetDict:
+    """Load training and test images with the columns `image` and `label`.
+
+    Args:
+        name: "digits" (scikit-learn's handwritten digits, needs no download), "cifar10", "cifar100", the id of a Hub
+            dataset, or a local folder that `datasets.load_dataset` reads (parquet files, or one folder a class).
+        image_column: Column of the images; found by its type if None.
+        label_column: Column of the labels; found by its type, then by its name, if None.
+        group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
+        train_split: Split to train on.
+        test_split: Split to test on; "test" or else "validation" if None.
+
+    Returns:
+        Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`; "train" also
+        with a column `group` if `group_column` is given.
+
+    Raises:
+        ValueError: If the dataset, a split or a column cannot be found, naming those there are.
+    """
+    if name == "digits":
+        given = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
+        for argument, value in {**given, "test_split": test_split}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{argument} {value!r} is of no use with the digits, which have no choice; leave it out"
+                )
+        if train_split != "train":
+            raise ValueError(f"train_split {train_split!r} is of no use with the digits, which have 'train' alone")
+        return digits()
+    splits = read_dataset(name)
+    if train_split not in splits:
+        raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {_quoted(splits)}; give train_split")
+    if test_split is None:
+        test_split = next((split for split in _TEST_SPLITS if split in splits), None)
+    if test_split not in splits:
+        wanted = "test or validation split" if test_split is None else f"split {test_split!r}"
+        raise ValueError(f"dataset {name!r} has no {wanted}, only {_quoted(splits)}; give test_split")
+    train, test = splits[train_split], splits[test_split]
+    image_column, label_column = find_columns(train, image_column, label_column)
+    if group_column is not None:
+        _check_group_column(train, group_column, image_column, label_column)
+    if train.info.builder_name == "parquet" and Path(name).is_dir():
+        for column in filter(None, (label_column, group_column)):
+            _check_class_names(name, train.features, column)
+    train = _standard(train, image_column, label_column, group_column=group_column)
+    return DatasetDict(
+        train=train, test=_standard(test, image_column, label_column, names=train.features[LABEL].names)
+    )
+
+
+def find_columns(dataset: Dataset, image_column: str | None, label_column: str | None) -> tuple[str, str]:
+    """Names of the image and of the label column, found by type where not given.
+
+    Raises:
+        ValueError: If a given column does not exist, or none or several could be meant; lists the columns.
+    """
+    features = dataset.features
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if column is not None and column not in features:
+            raise ValueError(f"{argument} {column!r} is not in the dataset; its columns are {_quoted(features)}")
+    if image_column is None:
+        image_column = find_image_column(dataset)
+    if label_column is None:
+        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        labels = labels if len(labels) == 1 else [name for name in _LABEL_NAMES if name in features]
+        if not labels:
+            raise ValueError(f"cannot tell the label column: {_quoted(features)}; give label_column")
+        label_column = labels[0]
+    if image_column == label_column:
+        raise ValueError(
+            f"image_column and label_column are both {image_column!r}; its columns are {_quoted(features)}"
+        )
+    if not isinstance(features[image_column], Image):
+        raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
+    return image_column, label_column
+
+
+def find_class_groups(train: Dataset) -> list[int]:
+    """Group of each of the K classes, from the columns `label` and `group` of all training images.
+
+    Raises:
+        ValueError: If a class has images of two groups, or none at all.
+    """
+    names = train.features[LABEL].names
+    labels, groups = column_values(train, LABEL), column_values(train, GROUP)
+    empty = np.setdiff1d(np.arange(len(names)), labels)
+    if len(empty):
+        raise ValueError(f"class {names[empty[0]]!r} has no training image to tell its group; leave group_column out")
+    _, rows = np.unique(labels, return_index=True)
+    of_class = groups[rows]
+    others = np.flatnonzero(groups != of_class[labels])
+    if len(others):
+        label = labels[others[0]]
+        raise ValueError(
+            f"class {names[label]!r} lies in groups {of_class[label]} and {groups[others[0]]}; give a group_column "
+            "with one group for each class"
+        )
+    return of_class.tolist()
+
+
+def find_image_column(dataset: Dataset) -> str:
+    """Name of the only column of images.
+
+    Raises:
+        ValueError: If there is none, or more than one; lists the columns.
+    """
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    if len(images) != 1:
+        raise ValueError(f"cannot tell the image column: {_quoted(dataset.features)}; give image_column")
+    return images[0]
+
+
+def digits() -> DatasetDict:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey images: 1,397 to train on, 400 to test, stratified."""
+    from sklearn.datasets import load_digits  # slow to import
+    from sklearn.model_selection import train_test_split
+
+    source = load_digits()
+    pixels = np.round(source.images * (255 / 16)).astype(np.uint8)
+    train, test = train_test_split(np.arange(len(pixels)), test_size=400, stratify=source.target, random_state=0)
+    features = Features({IMAGE: Image(), LABEL: ClassLabel(names=[str(name) for name in source.target_names])})
+    splits = {"train": np.sort(train), "test": np.sort(test)}
+    return DatasetDict(
+        {
+            split: Dataset.from_dict({IMAGE: list(pixels[rows]), LABEL: source.target[rows]}, features=features)
+            for split, rows in splits.items()
+        }
+    )
+
+
+def read_dataset(name: str) -> DatasetDict:
+    """All splits of a local folder if there is one by that name, of a Hub dataset otherwise.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
+    path = HUB_NAMES.get(name, name)
+    if Path(name).exists() and not Path(name).is_dir():
+        raise ValueError(f"dataset {name!r} is a file; give the folder that holds it")
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(f"dataset folder {name!r} does not exist")
+    try:
+        return load_dataset(name if Path(name).is_dir() else path)
+    except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
+        reason = printable(" ".join(str(error).split()))
+        raise ValueError(
+            f"cannot load dataset {name!r}: {type(error).__name__}: {reason}. Give 'digits', a Hub id such as "
+            "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
+        ) from error
+
+
+def _check_group_column(dataset: Dataset, group_column: str, image_column: str, label_column: str) -> None:
+    """Refuse a column that is missing, means something else, or does not hold whole numbers in all rows."""
+    if group_column not in dataset.features:
+        columns = _quoted(dataset.features)
+        raise ValueError(f"group_column {group_column!r} is not in the dataset; its columns are {columns}")
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if group_column == column:
+            raise ValueError(f"{argument} and group_column are both {column!r}; give both, two columns")
+    kind = dataset.data.schema.field(group_column).type
+    if not pa.types.is_integer(kind):
+        raise ValueError(f"group_column {group_column!r} holds {kind}, not integers; see Dataset.class_encode_column")
+    if any(value is None or value < 0 for value in dataset.unique(group_column)):
+        raise ValueError(f"group_column {group_column!r} has rows without a group: empty or below zero")
+
+
+def _check_class_names(folder: str, loaded: Features, label_column: str) -> None:
+    """Refuse parquet files that number the classes differently: `load_dataset` gives all files the names of one.
+
+    Datasets of the Hub are not checked; `push_to_hub` refuses splits with other features.
+    """
+    for file in sorted(Path(folder).rglob("*.parquet")):
+        features = loaded[label_column], Features.from_arrow_schema(pq.read_schema(file)).get(label_column)
+        if all(isinstance(feature, ClassLabel) for feature in features) and features[0].names != features[1].names:
+            raise ValueError(
+                f"{str(file)!r} numbers the classes of column {label_column!r} otherwise than another file of the "
+                "dataset; write both with the same ClassLabel"
+            )
+
+
+def _standard(
+    dataset: Dataset,
+    image_column: str,
+    label_column: str,
+    *,
+    group_column: str | None = None,
+    names: list[str] | None = None,
+) -> Dataset:
+    """Keep these columns under their standard names; encode labels as `names`, those of the training split."""
+    standard = {image_column: IMAGE, label_column: LABEL}
+    if group_column is not None:
+        standard[group_column] = GROUP
+    missing = [column for column in standard if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"the test split has no column {missing[0]!r}, only {_quoted(dataset.column_names)}")
+    dataset = dataset.select_columns([*standard])
+    dataset = dataset.rename_columns({old: new for old, new in standard.items() if old != new})
+    feature = dataset.features[LABEL]
+    if isinstance(feature, ClassLabel):
+        if names is not None and feature.names != names:
+            raise ValueError(f"the splits name {feature.num_classes} and {len(names)} classes, or in another order")
+        return dataset
+    values = dataset.unique(LABEL)
+    if None in values:
+        raise ValueError(f"column {label_column!r} has rows without a label")
+    if names is None:
+        names = [str(value) for value in sorted(values)]
+    unknown = sorted({str(value) for value in values} - set(names))
+    if unknown:
+        raise ValueError(
+            f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}"
+        )
+    index = {name: number for number, name in enumerate(names)}
+    encoded = [index[str(value)] for value in dataset[LABEL]]
+    return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))
+
+
+def _quoted(names: object) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,143 @@
+"""Labelled images of one size, decoded once, for batches that are augmented on the device."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from datasets import Dataset, Image
+from torch import Tensor
+
+from bce3s_hf.data.batch_augmentation import BatchAugmentation
+from bce3s_hf.data.image_dataset import ImageDataset
+from bce3s_hf.data.long_tail import hold_out_indices
+from bce3s_hf.data.samplers import SampledRow
+from bce3s_hf.data.splitmix64 import mixed_seeds
+
+MOST_BYTES = 2**30  # of decoded images kept in memory
+
+
+class InMemoryImageDataset(ImageDataset):
+    """An `ImageDataset` that decodes every image when it is made and keeps them as one uint8 tensor.
+
+    A loader gets a batch at once, which `collate_images` passes on: `{"pixel_values": uint8 (B, C, H, W), "labels":
+    int64 (B,)}`, and for draws with partners also `partner_pixel_values` and `partner_labels`. Where the images are to
+    be augmented, the batch holds `augmentation_seeds` (and `partner_augmentation_seeds`) for `batch_augmentation`:
+    int64 (B,), NumPy arrays, which Trainer and accelerate leave in the host's memory. They are mixed from (seed,
+    epoch, row), or from (seed, epoch, position) of a draw, so that what `ImageDataset` says of its augmentation holds
+    here too.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Callable[[Any], Tensor],
+        *,
+        batch_augmentation: BatchAugmentation | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        seed: int = 0,
+    ) -> None:
+        """Decode `dataset`.
+
+        Args:
+            dataset: With an `Image` and an integer label column.
+            transform: From a PIL image to uint8 (C, H, W), for evaluation.
+            batch_augmentation: For training. Images are decoded by its `pixels` instead; it is called by the trainer,
+                on the device.
+            image_column: Name of the image column.
+            label_column: Name of the label column.
+            seed: Of the augmentation.
+
+        Raises:
+            ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read, or
+                images do not become uint8 of one shape.
+        """
+        super().__init__(dataset, transform, image_column=image_column, label_column=label_column, seed=seed)
+        self.batch_augmentation = batch_augmentation
+        self.images = self._decoded(transform if batch_augmentation is None else batch_augmentation.pixels)
+
+    @staticmethod
+    def fits(dataset: Dataset, image_column: str, data_config: dict[str, Any]) -> bool:
+        """Whether all images are square and of one size, and together small enough to be kept in memory.
+
+        Reads headers up to the first image that differs. Passes over headers that cannot be read, unless all.
+
+        Args:
+            dataset: With an `Image` column.
+            image_column: Its name.
+            data_config: `model.config.data_config`, which says how large the images are when kept.
+        """
+        channels, height, width = data_config["input_size"]
+        if len(dataset) * channels * max(height, width) ** 2 > MOST_BYTES:
+            return False
+        encoded = dataset.select_columns(image_column).cast_column(image_column, Image(decode=False))
+        first = None
+        for start in range(0, len(dataset), 1000):
+            for size in map(_header_size, encoded[start : start + 1000][image_column]):
+                first = first or size
+                if size and (size != first or size[0] != size[1]):
+                    return False
+        return first is not None
+
+    def hold_out(self, fraction: float, seed: int = 0) -> tuple["InMemoryImageDataset", "InMemoryImageDataset"]:
+        """Split class by class into a training part and a part for validation, decoded anew by `transform`."""
+        train, validation = hold_out_indices(self.labels, fraction, seed)
+        settings = {"image_column": self.image_column, "label_column": self.label_column, "seed": self.seed}
+        part = copy.copy(self)
+        ImageDataset.__init__(part, self.dataset.select(train), self.transform, **settings)
+        part.images = self.images[train]
+        part._encoded = self._encoded.select(train)
+        return part, InMemoryImageDataset(self.dataset.select(validation), self.transform, **settings)
+
+    def __getitem__(self, index: int | SampledRow) -> dict[str, Tensor | int]:
+        """One image of a batch; labels and seeds are plain integers."""
+        batch = {name: values[0] for name, values in self.__getitems__([index]).items()}
+        return {name: value if name.endswith("pixel_values") else int(value) for name, value in batch.items()}
+
+    def __getitems__(self, indices: list[int] | list[SampledRow]) -> dict[str, Tensor | np.ndarray]:
+        """A batch, as described above, of rows or of draws."""
+        if not isinstance(indices[0], SampledRow):
+            rows = np.asarray(indices)
+            return self._views(rows, "", rows)
+        rows, positions, partners = zip(*indices, strict=True)
+        batch = self._views(np.asarray(rows), "", positions, 0)
+        if partners[0] is not None:
+            batch |= self._views(np.asarray(partners), "partner_", positions, 1)
+        return batch
+
+    def _views(self, rows: np.ndarray, prefix: str, *key: Any) -> dict[str, Tensor | np.ndarray]:
+        """Images and labels of rows; the seeds of their augmentation are mixed from (seed, epoch, *key)."""
+        images = self.images.index_select(0, torch.from_numpy(rows))  # 20 times as fast as by square brackets
+        batch = {f"{prefix}pixel_values": images, f"{prefix}labels": torch.from_numpy(self.labels[rows])}
+        if self.batch_augmentation is not None:
+            batch[f"{prefix}augmentation_seeds"] = mixed_seeds(self.seed, self._epoch.item(), *key)
+        return batch
+
+    def _decoded(self, pixels: Callable[[Any], Tensor]) -> Tensor:
+        """All images, uint8 (N, C, H, W)."""
+        images = torch.empty(0, dtype=torch.uint8)
+        for row in range(len(self)):
+            image = pixels(self._image(row))
+            if row == 0:
+                images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
+            if image.dtype != torch.uint8 or image.shape != images.shape[1:]:
+                raise ValueError(
+                    f"transform must make all images uint8 of one shape, but image {row} became {image.dtype} "
+                    f"{tuple(image.shape)} and image 0 {tuple(images.shape[1:])}; use ImageDataset"
+                )
+            images[row] = image
+        return images
+
+
+def _header_size(image: dict[str, Any] | None) -> tuple[int, int] | None:
+    """Width and height that an encoded image's header tells, or None if it cannot be read."""
+    try:
+        source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
+        with PIL.Image.open(source) as opened:
+            return opened.size
+    except Exception:  # decoding names what is wrong with the image
+        return None

@@ -1,0 +1,1 @@
+"""What the recipes call: settings in, records out."""

@@ -1,0 +1,277 @@
+"""What the recipes share: data, model, trainer, and one measured run."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import set_seed
+
+from bce3s_hf.data import (
+    BatchAugmentation,
+    ImageDataset,
+    InMemoryImageDataset,
+    SplitManifest,
+    eval_pixels,
+    load_images,
+    make_long_tailed,
+    train_transform,
+)
+from bce3s_hf.data.image_lists import list_sha256, load_lists
+from bce3s_hf.data.image_sources import GROUP, IMAGE, LABEL, find_class_groups
+from bce3s_hf.data.long_tail import column_values, left_out_indices
+from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
+from bce3s_hf.evaluation.records import RunResult, measure, run_record
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.hub.publish import THRESHOLDS_FILE
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.models.timm_folder import MANIFEST_FILE, RESULTS_FILE
+from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.saving_errors import saving
+from bce3s_hf.training.trainer import BCE3STrainer
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images with columns `image` and `label`, and what proves which images they are.
+
+    Attributes:
+        train: Images to train on.
+        test: Images to test on.
+        manifest: Which rows were taken, if a subset was.
+        lists: SHA-256 of the training and the test list by file name, if the images were given by lists.
+        validation: Images that the subset left out, if asked for.
+        class_groups: Group of each of the K classes, if a column of groups was given.
+        skipped: Training images that cannot be read and are not in `train`; their rows count with them.
+    """
+
+    train: Dataset
+    test: Dataset
+    manifest: SplitManifest | None
+    lists: dict[str, str] | None = None
+    validation: Dataset | None = None
+    class_groups: list[int] | None = None
+    skipped: tuple[UnreadableImage, ...] = ()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the K classes in the order of their labels."""
+        return self.train.features[LABEL].names
+
+
+def data_record(args: DataArguments) -> dict[str, Any]:
+    """Data settings for a record, and whether the dataset is a folder: then a Hub dataset of that name may differ."""
+    return {**asdict(args), "local_folder": Path(args.dataset).is_dir()}
+
+
+def load_splits(args: DataArguments) -> Splits:
+    """Load the data and, if asked, take its long-tailed subset, and of that the images that can be read.
+
+    Images to validate or test on are never skipped: figures on fewer of them would be other figures.
+    """
+    if args.train_list is not None:
+        images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
+    else:
+        images = load_images(
+            args.dataset,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            group_column=args.group_column,
+            train_split=args.train_split,
+            test_split=args.test_split,
+        )
+    whole, class_groups = images["train"], None
+    if args.group_column is not None:
+        class_groups = find_class_groups(whole)
+        whole = whole.remove_columns(GROUP)
+    train = whole
+    manifest = validation = None
+    if args.manifest is not None:
+        manifest = SplitManifest.load(args.manifest)
+        if args.imbalance_factor not in (None, manifest.imbalance_factor):
+            raise ValueError(
+                f"imbalance_factor {args.imbalance_factor} contradicts {args.manifest!r}, which was made with "
+                f"{manifest.imbalance_factor}; leave one out"
+            )
+        train = manifest.select(train)
+    elif args.imbalance_factor is not None:
+        train, manifest = make_long_tailed(
+            train,
+            LABEL,
+            args.imbalance_factor,
+            kind=args.imbalance_kind,
+            max_count=args.max_count,
+            convention=args.convention,
+            seed=args.split_seed,
+        )
+    lists = None
+    if args.train_list is not None:
+        lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
+    if args.held_out_per_class is not None:
+        left = left_out_indices(column_values(whole, LABEL), np.array(manifest.indices), args.held_out_per_class)
+        validation = whole.select(left)
+    skipped = ()
+    if args.on_bad_image == "skip":
+        train, skipped = _readable(train)
+    return Splits(train, images["test"], manifest, lists, validation, class_groups, skipped)
+
+
+def _readable(train: Dataset) -> tuple[Dataset, tuple[UnreadableImage, ...]]:
+    """Images that can be read, and the others, the same in all processes, each of which decodes a share."""
+    state = PartialState()
+    share = range(state.process_index, len(train), state.num_processes)
+    found = gather_object(unreadable_images(train, IMAGE, share))
+    skipped = tuple(sorted(found, key=lambda image: image.row))
+    if len(skipped) == len(train):
+        raise ValueError(f"on_bad_image skip: none of the {len(train)} training images can be read; {skipped[0]}")
+    if not skipped:
+        return train, skipped
+    return train.select(np.setdiff1d(np.arange(len(train)), [image.row for image in skipped])), skipped
+
+
+def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
+    """New model for the classes of the data, initialised from `seed`.
+
+    Raises:
+        ValueError: If the settings do not suit each other, the backbone or the data.
+    """
+    grouped = args.uniformity == "bce_grouped"
+    if grouped and splits.class_groups is None:
+        raise ValueError(
+            "uniformity 'bce_grouped' needs group_column, the column that tells the group of each class, such as "
+            "coarse_label; give it, or choose another uniformity"
+        )
+    names = splits.class_names
+    if len(names) < 2:
+        raise ValueError(f"the dataset has one class alone, {names[0]!r}; give another dataset or label_column")
+    set_seed(seed)
+    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
+    return BCE3SForImageClassification.from_timm(
+        args.backbone,
+        pretrained=args.pretrained,
+        image_size=args.image_size,
+        backbone_kwargs=json.loads(args.backbone_kwargs),
+        joint=args.joint,
+        contrastive=args.contrastive,
+        uniformity=args.uniformity,
+        class_groups=splits.class_groups if grouped else None,
+        normalize_classifier=args.normalize_classifier,
+        normalize_features=args.normalize_features,
+        soft_targets=args.soft_targets,
+        projection_dim=args.projection_dim,
+        class_counts=counts.tolist() if args.prior_bias else None,
+        id2label=dict(enumerate(names)),
+        label2id={name: label for label, name in enumerate(names)},
+    )
+
+
+def load_checkpoint(checkpoint: str) -> BCE3SForImageClassification:
+    """Trained model from a folder or from the Hub, in float32.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32)
+    except OSError as error:
+        raise ValueError(f"cannot load checkpoint {checkpoint!r}, neither a folder nor on the Hub: {error}") from error
+
+
+def build_trainer(
+    model: BCE3SForImageClassification, splits: Splits, args: BCE3STrainingArguments, data_args: DataArguments
+) -> BCE3STrainer:
+    """Trainer on the augmented training images, evaluating on the test images, and on held-out ones if there are."""
+    if splits.validation is not None and args.validation_fraction:
+        raise ValueError(
+            f"held_out_per_class {data_args.held_out_per_class} and validation_fraction {args.validation_fraction} "
+            "both hold out images; leave one out"
+        )
+    data_config = model.config.data_config
+    train = _training_images(splits.train, data_config, data_args, args.seed)
+    test = evaluation_images(splits.test, data_config)
+    if splits.validation is not None:
+        test = {"test": test, "validation": evaluation_images(splits.validation, data_config)}
+    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=test)
+
+
+def evaluation_images(images: Dataset, data_config: dict[str, Any]) -> ImageDataset:
+    """Images to evaluate on, for a model with this data configuration; small ones are decoded once."""
+    in_memory = InMemoryImageDataset.fits(images, IMAGE, data_config)
+    return (InMemoryImageDataset if in_memory else ImageDataset)(images, eval_pixels(data_config))
+
+
+def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArguments, seed: int) -> ImageDataset:
+    """Augmented images; small ones are decoded once, and augmented by the batch."""
+    options = {name: getattr(args, name) for name in ("auto_augment", "re_prob", "color_jitter")}
+    augmentation = train_transform(data_config, args.augmentation, **options)
+    transform = eval_pixels(data_config)
+    if args.augmentation == "none":
+        return evaluation_images(images, data_config)
+    if args.augmentation != "random_resized_crop" and InMemoryImageDataset.fits(images, IMAGE, data_config):
+        batch_augmentation = BatchAugmentation(data_config, args.augmentation)
+        return InMemoryImageDataset(images, transform, batch_augmentation=batch_augmentation, seed=seed)
+    return ImageDataset(images, transform, augmentation=augmentation, seed=seed)
+
+
+def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
+    """Train, from `args.resume_from_checkpoint` if that is given, then `save_and_test`."""
+    args = trainer.args
+    trainer.accelerator.print(
+        f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
+        f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
+    )
+    _say_skipped(trainer, splits)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    return save_and_test(trainer, splits, **record)
+
+
+def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
+    """Save into the output folder, and test without flip averaging.
+
+    The folder then holds the model (`from_pretrained` loads it), `split.json` (which images, if a subset was taken)
+    and `results.json` (metrics, and all that is needed to repeat them).
+
+    Args:
+        trainer: With its trained model.
+        splits: The images.
+        **record: More for `results.json`.
+
+    Raises:
+        SavingError: If something cannot be written, with what to do.
+    """
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step + 1
+    if trainer.is_world_process_zero():
+        with saving(MANIFEST_FILE, folder, step=step):
+            for name in (RESULTS_FILE, MANIFEST_FILE, THRESHOLDS_FILE):  # of an earlier training into this folder
+                (folder / name).unlink(missing_ok=True)
+            if splits.manifest is not None:
+                splits.manifest.save(folder / MANIFEST_FILE)
+    trainer.save_model(_internal_call=True)  # by which nothing is pushed: the results are still to come
+    result = measure(trainer)
+    if trainer.is_world_process_zero():
+        split = None if splits.manifest is None else _without_indices(splits.manifest)
+        skipped = [asdict(image) for image in splits.skipped]
+        content = {**run_record(trainer, result), "split": split, "lists": splits.lists}
+        content |= {"skipped_images": skipped, **record}
+        partial = folder / f"{RESULTS_FILE}.partial"
+        with saving(RESULTS_FILE, folder, step=step):
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+            partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
+    _say_skipped(trainer, splits)
+    return result
+
+
+def _say_skipped(trainer: BCE3STrainer, splits: Splits) -> None:
+    """Print how many training images are left out, and the first of them; `results.json` has all."""
+    if splits.skipped:
+        first = "".join(f"\n  {image}" for image in splits.skipped[:10])
+        trainer.accelerator.print(f"{len(splits.skipped)} training images cannot be read and are left out:{first}")
+
+
+def _without_indices(manifest: SplitManifest) -> dict[str, Any]:
+    return {name: value for name, value in asdict(manifest).items() if name != "indices"}

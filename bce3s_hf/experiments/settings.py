@@ -1,0 +1,229 @@
+"""Settings of the recipes, from a YAML file and then from the command line."""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from bce3s_hf.data.image_lists import PUBLISHED
+from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
+from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
+from bce3s_hf.training.arguments import BCE3STrainingArguments
+
+
+@dataclass
+class CheckpointArguments:
+    """Which trained model."""
+
+    checkpoint: str = field(metadata={"help": "Folder that the Trainer saved, or to use a model only, id on the Hub."})
+
+    def __post_init__(self) -> None:
+        if self.checkpoint.startswith((".", "/", "~")) and not Path(self.checkpoint).is_dir():
+            raise ValueError(f"checkpoint {self.checkpoint!r} is no folder; give one that the Trainer saved")
+
+
+@dataclass
+class DataArguments:
+    """Which images, how long their tail, and how they are augmented."""
+
+    dataset: str = field(
+        default="digits", metadata={"help": "'digits', 'cifar10', 'cifar100', a Hub id, or a local folder."}
+    )
+    train_list: str | None = field(
+        default=None, metadata={"help": "List of the dataset's images to train on: `path label` lines, or a .json."}
+    )
+    test_list: str | None = field(default=None, metadata={"help": "List of the dataset's images to test on."})
+    published: str | None = field(
+        default=None,
+        metadata={"help": "Check the lists by these published counts.", "choices": ["none", *PUBLISHED]},
+    )
+    imbalance_factor: float | None = field(
+        default=None, metadata={"help": "Largest over smallest class, at least 1; left out, the data stays as it is."}
+    )
+    imbalance_kind: str = field(default="exp", metadata={"help": "Long-tail profile.", "choices": list(KINDS)})
+    max_count: int | None = field(
+        default=None, metadata={"help": "Images of the largest class; left out, the size of the smallest as it is."}
+    )
+    convention: str = field(
+        default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of the conventions shuffle and choice."})
+    held_out_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Validate on up to so many images of each class, of those that imbalance_factor left out."},
+    )
+    manifest: str | None = field(
+        default=None, metadata={"help": "split.json of another run, to train on exactly its images."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Image column; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; found by its type."})
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the groups of classes, such as coarse_label, for uniformity bce_grouped."},
+    )
+    on_bad_image: str = field(
+        default="raise",
+        metadata={
+            "help": "Training images that cannot be read: raise, or skip them, for which all are decoded beforehand.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
+    augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
+    auto_augment: str | None = field(
+        default=None,
+        metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1, or none."},
+    )
+    re_prob: float | None = field(
+        default=None, metadata={"help": "Probability of random erasing in random_resized_crop; timm's 0."}
+    )
+    color_jitter: float | None = field(
+        default=None, metadata={"help": "Strength of colour jitter in random_resized_crop; timm's 0.4."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("published", "auto_augment"):  # so that a command line can undo what a YAML file sets
+            if getattr(self, name) == "none":
+                setattr(self, name, None)
+        if self.imbalance_factor is None and self.max_count is not None:
+            raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(f"split_seed must be in [0, 2^32), got {self.split_seed}")
+        if self.held_out_per_class is not None and self.held_out_per_class < 1:
+            raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
+        if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:
+            raise ValueError(
+                f"held_out_per_class {self.held_out_per_class} takes what imbalance_factor leaves out; without it, "
+                "give validation_fraction"
+            )
+        if (self.train_list is None) != (self.test_list is None):
+            raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
+        if self.train_list is None and self.published is not None:
+            raise ValueError(f"published {self.published!r} needs train_list and test_list")
+        columns = (self.image_column, self.label_column, self.test_split)
+        if self.train_list is not None and (columns != (None, None, None) or self.train_split != "train"):
+            raise ValueError(
+                "image_column, label_column, train_split and test_split are of no use with train_list and test_list, "
+                "which say all that; leave them out"
+            )
+        if self.train_list is not None and self.group_column is not None:
+            raise ValueError(
+                f"group_column {self.group_column!r} is of no use with train_list and test_list, which name no "
+                "groups; leave it out"
+            )
+
+
+@dataclass
+class ModelArguments:
+    """Which backbone, and which form of each loss."""
+
+    backbone: str = field(default="resnet32_cifar", metadata={"help": "Any timm model with a linear classifier."})
+    pretrained: bool = field(default=False, metadata={"help": "Start from timm's weights."})
+    image_size: int | None = field(default=None, metadata={"help": "Side of the images; the backbone's own."})
+    backbone_kwargs: str = field(
+        default="{}", metadata={"help": """More for timm.create_model, as JSON: '{"drop_path_rate": 0.1}'."""}
+    )
+    joint: str = field(default="bce", metadata={"help": "Joint loss.", "choices": ["bce", "ce"]})
+    contrastive: str = field(default="bce", metadata={"help": "Contrastive loss.", "choices": ["bce", "ce", "none"]})
+    uniformity: str = field(
+        default="bce",
+        metadata={
+            "help": "Uniformity loss; the second moment and sampled rows approximate it for thousands of classes, the "
+            "grouped form lets classes of one group_column stay close.",
+            "choices": [*UNIFORMITY_LOSSES, "none"],
+        },
+    )
+    normalize_classifier: bool = field(default=True, metadata={"help": "Use the classifier's vectors at length one."})
+    normalize_features: bool = field(default=False, metadata={"help": "Use the features at length one as well."})
+    soft_targets: str = field(
+        default="full",
+        metadata={
+            "help": "Cost of a mixed label t: full, t sp(-s) + (1 - t) sp(s), or positive, t sp(-s) where t > 0.",
+            "choices": list(SOFT_TARGETS),
+        },
+    )
+    prior_bias: bool = field(
+        default=True, metadata={"help": "Start the classifier's bias at the log-odds of the class prior."}
+    )
+    projection_dim: int = field(default=128, metadata={"help": "Dimension of projections and prototypes."})
+
+    def __post_init__(self) -> None:
+        try:
+            kwargs = json.loads(self.backbone_kwargs)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"backbone_kwargs must be JSON, got {self.backbone_kwargs!r}: {error}") from error
+        if not isinstance(kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}")
+
+
+def parse_arguments(
+    default_config: Path,
+    overrides: list[str] | None = None,
+    classes: tuple[type, ...] = (ModelArguments, DataArguments, BCE3STrainingArguments),
+) -> tuple[Any, ...]:
+    """Settings from a YAML file, then from the command line; later ones win.
+
+    Args:
+        default_config: YAML of flat scalars, read unless the command line names another with `--config FILE`.
+        overrides: Command line, `sys.argv[1:]` if None.
+        classes: Dataclasses to fill.
+
+    Returns:
+        One object of each class.
+
+    Raises:
+        ValueError: If a setting is unknown, no scalar, or out of its range.
+        SystemExit: From argparse, with a message, if a value has the wrong type or is none of the choices.
+    """
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path, default=default_config)
+    chosen, argv = config_parser.parse_known_args(overrides)
+    settings = read_yaml(chosen.config, "config", default_config) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config {str(chosen.config)!r} must hold lines `setting: value`")
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    if nested:
+        raise ValueError(
+            f"{nested[0]} in {str(chosen.config)!r} must be one number, text or true/false; leave it out for none"
+        )
+    return parse_settings(settings, classes, argv)
+
+
+def parse_settings(
+    settings: dict[str, Any], classes: tuple[type, ...], overrides: list[str] | None = None
+) -> tuple[Any, ...]:
+    """Fill dataclasses from settings by name, and then from a command line.
+
+    Raises:
+        ValueError: If a setting is unknown or out of its range.
+        SystemExit: From argparse, with a message, if a value has the wrong type or is none of the choices.
+    """
+    parser = HfArgumentParser(classes, allow_abbrev=False)
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        [f"--{key}={value}" for key, value in settings.items()] + (overrides or []),
+        look_for_args_file=False,
+        return_remaining_strings=True,
+    )
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0].partition('=')[0]!r}; --help lists all")
+    return tuple(arguments)
+
+
+def read_yaml(path: Path, kind: str, example: Path) -> Any:
+    """Content of a YAML file, called a `kind` in messages.
+
+    Raises:
+        ValueError: If it does not exist, with an `example` of one that does, or is not YAML.
+    """
+    if not path.is_file():
+        raise ValueError(f"{kind} {str(path)!r} does not exist; give a YAML file such as {example}")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{kind} {str(path)!r} is not YAML: {error}") from error

@@ -1,0 +1,1 @@
+"""The Trainer pair: arguments and trainer."""
