@@ -1,4 +1,4 @@
-"""What makes text from outside harmless where it is shown, and keeps what is private out of what is published."""
+"""Text that is shown: made harmless if it comes from outside, without what is private; and JSON that is read."""
 
 import json
 import os
@@ -52,6 +52,11 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
     )
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] in percent, with two decimals; "-" for none."""
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def publishable(value: Any) -> Any:

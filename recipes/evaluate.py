@@ -23,8 +23,9 @@ from bce3s_hf.evaluation.evaluate import (
     save_evaluation,
 )
 from bce3s_hf.evaluation.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
-from bce3s_hf.experiments.run import load_checkpoint, load_splits
+from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.text import printable
 
 

@@ -8,14 +8,19 @@
 
 import sys
 
-from bce3s_hf.experiments.settings import CheckpointArguments, parse_settings
-from bce3s_hf.hub.publish import PublishArguments, publish
+from bce3s_hf.experiments.settings import CARD_PARTS, CheckpointArguments, PublishArguments, parse_settings
+from bce3s_hf.hub.publish import publish
 
 
 def main() -> None:
     chosen, args = parse_settings({}, (CheckpointArguments, PublishArguments), sys.argv[1:])
     folder = publish(
-        chosen.checkpoint, args.output_dir, repo_id=args.hub_model_id, license=args.hub_license, onnx=args.onnx
+        chosen.checkpoint,
+        args.output_dir,
+        parts=CARD_PARTS,
+        repo_id=args.hub_model_id,
+        license=args.hub_license,
+        onnx=args.onnx,
     )
     print(f"Published folder: {folder}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.evaluation.metrics import results_table
-from bce3s_hf.experiments.run import load_checkpoint, load_splits, measure
+from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.experiments.second_stage import (
     SecondStageArguments,
     check_finetuning,
@@ -20,6 +20,8 @@ from bce3s_hf.experiments.second_stage import (
     trainer_of_checkpoint,
 )
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
+from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.training.run_records import measure
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ The token comes from HF_TOKEN or `hf auth login`. Prints the URL of the commit.
 
 import sys
 
-from bce3s_hf.experiments.settings import parse_settings
-from bce3s_hf.hub.push import PushArguments, push_folder
+from bce3s_hf.experiments.settings import PushArguments, parse_settings
+from bce3s_hf.hub.push import push_folder
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bce3s_hf.evaluation.metrics import results_table
 from bce3s_hf.evaluation.plots import plot_per_class_accuracy
-from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_splits, run
+from bce3s_hf.experiments.run import build_model, build_trainer, data_record, run
 from bce3s_hf.experiments.settings import parse_arguments
+from bce3s_hf.experiments.splits import load_splits
 
 CONFIG = Path(__file__).with_name("digits_lt.yaml")
 METHODS = {

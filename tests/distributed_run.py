@@ -16,9 +16,10 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from bce3s_hf import BCE3STrainingArguments, publishing_trainer
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_stage
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.training.checkpoints import newest_checkpoint
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}

@@ -22,8 +22,9 @@ from transformers import TrainerCallback
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.evaluation.provenance import provenance
 from bce3s_hf.evaluation.records import hardware
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import load_splits
 
 RUNS = {
     "digits": {},

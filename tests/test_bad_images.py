@@ -15,8 +15,9 @@ from PIL import Image as PILImage
 from transformers import TrainerCallback
 
 from bce3s_hf.data import InMemoryImageDataset
-from bce3s_hf.experiments.run import load_splits, run
+from bce3s_hf.experiments.run import run
 from bce3s_hf.experiments.settings import DataArguments
+from bce3s_hf.experiments.splits import load_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
 PER_CLASS = 6
@@ -89,7 +90,7 @@ TWO_PROCESSES = """
 import json, sys
 from accelerate import PartialState
 from bce3s_hf.experiments.settings import DataArguments
-from bce3s_hf.experiments.run import load_splits
+from bce3s_hf.experiments.splits import load_splits
 
 state = PartialState(cpu=True)
 splits = load_splits(DataArguments(dataset=sys.argv[1], on_bad_image="skip"))

@@ -14,8 +14,9 @@ import torch
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.samplers import SAMPLERS
 from bce3s_hf.data.transforms import AUGMENTATIONS
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_settings
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS
 from bce3s_hf.training.arguments import BCE3STrainingArguments

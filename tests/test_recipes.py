@@ -106,8 +106,8 @@ def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
 def test_real_cifar100_has_the_size_that_the_field_reports():
     if "BCE3S_DATA" not in os.environ:
         pytest.skip("BCE3S_DATA does not name a folder with cifar100/")
-    from bce3s_hf.experiments.run import load_splits
     from bce3s_hf.experiments.settings import DataArguments
+    from bce3s_hf.experiments.splits import load_splits
 
     folder = os.path.join(os.environ["BCE3S_DATA"], "cifar100")
     splits = load_splits(DataArguments(dataset=folder, imbalance_factor=100))

@@ -8,22 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers import Trainer
 
 from bce3s_hf.evaluation.metrics import per_class_accuracy
 from bce3s_hf.evaluation.provenance import provenance
-from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.models import BCE3SForImageClassification
 
-_ARGUMENTS = ("max_steps", "warmup_steps", "gradient_accumulation_steps", "bf16", "fp16", "torch_compile")
-_CONFIG = (
-    "backbone_kwargs",
-    "normalize_classifier",
-    "normalize_features",
-    "soft_targets",
-    "prior_bias",
-    "projection_dim",
-)
+_ELSEWHERE = {  # settings of a model that a record has under other names, or as long as there are classes
+    *("backbone", "joint", "contrastive", "uniformity", "data_config"),
+    *("class_counts", "class_groups", "score_thresholds"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,27 +33,20 @@ class RunResult:
     per_class: np.ndarray
     hits: np.ndarray
 
+    @classmethod
+    def of(cls, metrics: dict[str, float], predictions: np.ndarray, labels: np.ndarray, classes: int) -> "RunResult":
+        """From predicted and true classes, int (N,), of so many classes."""
+        return cls(metrics, per_class_accuracy(predictions, labels, classes), predictions == labels)
 
-def test_images(trainer: Trainer) -> Dataset | None:
-    """Evaluation dataset of a trainer, of several that of the name "test"; None if there is none."""
-    datasets = trainer.eval_dataset
-    return datasets.get("test") if isinstance(datasets, dict) else datasets
-
-
-def measure(trainer: Trainer) -> RunResult:
-    """Test the model of a `BCE3STrainer`, which has `test_images`, as it is, without flip averaging."""
-    output = trainer.predict(test_images(trainer), metric_key_prefix="test")
-    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
-    predictions = output.predictions[:, 0].astype(int)
-    per_class = per_class_accuracy(predictions, output.label_ids, trainer.model.config.num_labels)
-    return RunResult(metrics, per_class, predictions == output.label_ids)
-
-
-def run_record(trainer: Trainer, result: RunResult) -> dict[str, Any]:
-    """Figures of a run of a `BCE3STrainer`, and what it trained, how and on what, ready for JSON."""
-    per_class = [None if np.isnan(value) else round(float(value), 6) for value in result.per_class]
-    found = {"metrics": result.metrics, "per_class_accuracy": per_class}
-    return {**training_record(trainer), **found, "test_images": len(result.hits), "hits": packed(result.hits)}
+    def record(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        per_class = [None if np.isnan(value) else round(float(value), 6) for value in self.per_class]
+        return {
+            "metrics": self.metrics,
+            "per_class_accuracy": per_class,
+            "test_images": len(self.hits),
+            "hits": packed(self.hits),
+        }
 
 
 def packed(hits: np.ndarray) -> str:
@@ -73,30 +59,28 @@ def unpacked(text: str, count: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
 
 
-def training_record(trainer: Trainer) -> dict[str, Any]:
-    """What a `BCE3STrainer` trained, how and on what, ready for JSON."""
-    config, args, history = trainer.model.config, trainer.args, trainer.state.log_history
-    kept = "best checkpoint" if args.load_best_model_at_end else "last epoch"
-    precision = next((f", in {name}" for name in ("bf16", "fp16") if getattr(args, name)), "")
+def training_record(
+    model: BCE3SForImageClassification, training: dict[str, Any], history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What was trained, how, and the course of its losses and figures, ready for JSON.
+
+    Args:
+        model: As it is after the training.
+        training: Settings of the training, by name.
+        history: What was logged, one dict an entry, with its `step`, as transformers keeps it.
+    """
+    config = model.config
+    own = config.own_settings().items()
     seconds = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
-    names = [name for name in BCE3STrainingArguments.__annotations__ if not name.startswith("hub_")]
-    chosen = {name: getattr(args, name) for name in (*names, *_ARGUMENTS)}
     return {
         **provenance(),
-        "protocol": f"{kept if trainer.state.global_step else 'no training'}, no flip averaging{precision}",
         "loaded_from": config.name_or_path or None,
         "backbone": config.backbone,
-        "backbone_parameters": sum(parameter.numel() for parameter in trainer.model.backbone.parameters()),
+        "backbone_parameters": sum(parameter.numel() for parameter in model.backbone.parameters()),
         "losses": {"joint": config.joint, "contrastive": config.contrastive, "uniformity": config.uniformity},
-        "model": {name: getattr(config, name) for name in _CONFIG},
-        "epochs": round(trainer.state.epoch or 0, 4),
-        "seed": args.seed,
-        "global_batch": args.global_batch_size,
-        "scaled_learning_rate": args.scaled_learning_rate,
-        "training": {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()},
-        "hardware": hardware(args.world_size, args.device),
-        "resumed": bool(args.resume_from_checkpoint),  # then the seconds would be those of the last piece alone
-        **({"train_seconds": seconds[-1]} if seconds and not args.resume_from_checkpoint else {}),
+        "model": {name: value for name, value in own if name not in _ELSEWHERE and name not in training},
+        "training": {name: value.value if isinstance(value, Enum) else value for name, value in training.items()},
+        **({"train_seconds": seconds[-1]} if seconds else {}),
         "log": [entry for entry in history if "loss" in entry],
         "evaluations": _evaluations(history),
     }

@@ -18,13 +18,14 @@ from bce3s_hf.evaluation.thresholds import (
     has_own_threshold,
     outside_figures,
 )
-from bce3s_hf.experiments.run import load_checkpoint, load_splits
+from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.experiments.second_stage import trainer_of_checkpoint
 from bce3s_hf.experiments.settings import DataArguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.hub.publish import THRESHOLDS_FILE
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.timm_folder import CONFIG_FILE
-from bce3s_hf.text import printable, read_json
+from bce3s_hf.text import percent, printable, read_json
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.trainer import BCE3STrainer
 
@@ -103,12 +104,12 @@ def thresholds_table(record: dict[str, Any]) -> str:
     """Markdown table in percent of what `fit_checkpoint` returned, one row a group of images."""
     lines = ["| | Images | Accuracy | Answered | Accuracy of answered |", "| --- |" + " ---: |" * 4]
     for name, row in record["test"].items():
-        shares = (_percent(row[key]) for key in ("accuracy", "answered", "accuracy_of_answered"))
+        shares = (percent(row[key]) for key in ("accuracy", "answered", "accuracy_of_answered"))
         lines.append(f"| {name.capitalize()} | {row['images']} | {' | '.join(shares)} |")
     if "outside" in record:
         outside = record["outside"]
-        lines.append(f"| Outside | {outside['images']} | - | {_percent(1 - outside['none_of_these'])} | - |")
-        rejected, auroc = _percent(outside["none_of_these"]), _percent(outside["auroc"])
+        lines.append(f"| Outside | {outside['images']} | - | {percent(1 - outside['none_of_these'])} | - |")
+        rejected, auroc = percent(outside["none_of_these"]), percent(outside["auroc"])
         lines += [
             "",
             f"Outside: images of {printable(Path(outside['dataset']).name)}, taken to be of no class of the model. "
@@ -116,10 +117,6 @@ def thresholds_table(record: dict[str, Any]) -> str:
             f"AUROC of the score, test against outside: {auroc}%.",
         ]
     return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def _check_folder(folder: Path) -> None:

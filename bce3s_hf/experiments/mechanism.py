@@ -13,8 +13,9 @@ from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.evaluation.evaluate import Outputs, collect_outputs
 from bce3s_hf.evaluation.metrics import class_compactness, class_means, separation, shot_groups
 from bce3s_hf.experiments.plan_runs import SETTINGS_FILE
-from bce3s_hf.experiments.run import Splits, evaluation_images, load_checkpoint, load_splits
+from bce3s_hf.experiments.run import evaluation_images, load_checkpoint
 from bce3s_hf.experiments.settings import DataArguments, parse_settings
+from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.losses import JOINT_LOSSES, normalized_linear
 from bce3s_hf.losses.precision import check_matrix, check_targets, unit_rows
 from bce3s_hf.models import BCE3SConfig, BCE3SForImageClassification

@@ -16,9 +16,10 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from bce3s_hf.experiments.plan import CLASSES, Plan, run_name
-from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_splits, run
+from bce3s_hf.experiments.run import build_model, build_trainer, data_record, run
 from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_stage
 from bce3s_hf.experiments.settings import parse_settings
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.models.timm_folder import RESULTS_FILE
 from bce3s_hf.text import read_json
 from bce3s_hf.training.checkpoints import newest_checkpoint

@@ -1,14 +1,12 @@
-"""What the recipes share: data, model, trainer, and one measured run."""
+"""What the recipes share: a model, its trainer, and one measured run."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import set_seed
 
@@ -18,120 +16,25 @@ from bce3s_hf.data import (
     InMemoryImageDataset,
     SplitManifest,
     eval_pixels,
-    load_images,
-    make_long_tailed,
     train_transform,
 )
-from bce3s_hf.data.image_lists import list_sha256, load_lists
-from bce3s_hf.data.image_sources import GROUP, IMAGE, LABEL, find_class_groups
-from bce3s_hf.data.long_tail import column_values, left_out_indices
-from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
-from bce3s_hf.evaluation.records import RunResult, measure, run_record
+from bce3s_hf.data.image_sources import IMAGE, LABEL
+from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import Splits
 from bce3s_hf.hub.publish import THRESHOLDS_FILE
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.timm_folder import MANIFEST_FILE, RESULTS_FILE
 from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.run_records import measure, run_record
 from bce3s_hf.training.saving_errors import saving
 from bce3s_hf.training.trainer import BCE3STrainer
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training and test images with columns `image` and `label`, and what proves which images they are.
-
-    Attributes:
-        train: Images to train on.
-        test: Images to test on.
-        manifest: Which rows were taken, if a subset was.
-        lists: SHA-256 of the training and the test list by file name, if the images were given by lists.
-        validation: Images that the subset left out, if asked for.
-        class_groups: Group of each of the K classes, if a column of groups was given.
-        skipped: Training images that cannot be read and are not in `train`; their rows count with them.
-    """
-
-    train: Dataset
-    test: Dataset
-    manifest: SplitManifest | None
-    lists: dict[str, str] | None = None
-    validation: Dataset | None = None
-    class_groups: list[int] | None = None
-    skipped: tuple[UnreadableImage, ...] = ()
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the K classes in the order of their labels."""
-        return self.train.features[LABEL].names
 
 
 def data_record(args: DataArguments) -> dict[str, Any]:
     """Data settings for a record, and whether the dataset is a folder: then a Hub dataset of that name may differ."""
     return {**asdict(args), "local_folder": Path(args.dataset).is_dir()}
-
-
-def load_splits(args: DataArguments) -> Splits:
-    """Load the data and, if asked, take its long-tailed subset, and of that the images that can be read.
-
-    Images to validate or test on are never skipped: figures on fewer of them would be other figures.
-    """
-    if args.train_list is not None:
-        images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
-    else:
-        images = load_images(
-            args.dataset,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            group_column=args.group_column,
-            train_split=args.train_split,
-            test_split=args.test_split,
-        )
-    whole, class_groups = images["train"], None
-    if args.group_column is not None:
-        class_groups = find_class_groups(whole)
-        whole = whole.remove_columns(GROUP)
-    train = whole
-    manifest = validation = None
-    if args.manifest is not None:
-        manifest = SplitManifest.load(args.manifest)
-        if args.imbalance_factor not in (None, manifest.imbalance_factor):
-            raise ValueError(
-                f"imbalance_factor {args.imbalance_factor} contradicts {args.manifest!r}, which was made with "
-                f"{manifest.imbalance_factor}; leave one out"
-            )
-        train = manifest.select(train)
-    elif args.imbalance_factor is not None:
-        train, manifest = make_long_tailed(
-            train,
-            LABEL,
-            args.imbalance_factor,
-            kind=args.imbalance_kind,
-            max_count=args.max_count,
-            convention=args.convention,
-            seed=args.split_seed,
-        )
-    lists = None
-    if args.train_list is not None:
-        lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
-    if args.held_out_per_class is not None:
-        left = left_out_indices(column_values(whole, LABEL), np.array(manifest.indices), args.held_out_per_class)
-        validation = whole.select(left)
-    skipped = ()
-    if args.on_bad_image == "skip":
-        train, skipped = _readable(train)
-    return Splits(train, images["test"], manifest, lists, validation, class_groups, skipped)
-
-
-def _readable(train: Dataset) -> tuple[Dataset, tuple[UnreadableImage, ...]]:
-    """Images that can be read, and the others, the same in all processes, each of which decodes a share."""
-    state = PartialState()
-    share = range(state.process_index, len(train), state.num_processes)
-    found = gather_object(unreadable_images(train, IMAGE, share))
-    skipped = tuple(sorted(found, key=lambda image: image.row))
-    if len(skipped) == len(train):
-        raise ValueError(f"on_bad_image skip: none of the {len(train)} training images can be read; {skipped[0]}")
-    if not skipped:
-        return train, skipped
-    return train.select(np.setdiff1d(np.arange(len(train)), [image.row for image in skipped])), skipped
 
 
 def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImageClassification:
@@ -151,22 +54,14 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         raise ValueError(f"the dataset has one class alone, {names[0]!r}; give another dataset or label_column")
     set_seed(seed)
     counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
+    settings = vars(args) | {"backbone_kwargs": json.loads(args.backbone_kwargs)}
     return BCE3SForImageClassification.from_timm(
-        args.backbone,
-        pretrained=args.pretrained,
-        image_size=args.image_size,
-        backbone_kwargs=json.loads(args.backbone_kwargs),
-        joint=args.joint,
-        contrastive=args.contrastive,
-        uniformity=args.uniformity,
+        settings.pop("backbone"),
+        class_counts=counts.tolist() if settings.pop("prior_bias") else None,
         class_groups=splits.class_groups if grouped else None,
-        normalize_classifier=args.normalize_classifier,
-        normalize_features=args.normalize_features,
-        soft_targets=args.soft_targets,
-        projection_dim=args.projection_dim,
-        class_counts=counts.tolist() if args.prior_bias else None,
         id2label=dict(enumerate(names)),
         label2id={name: label for label, name in enumerate(names)},
+        **settings,
     )
 
 

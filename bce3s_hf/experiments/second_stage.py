@@ -1,10 +1,9 @@
 """Second stage: the classifier alone, fine-tuned or adjusted on a backbone that stays as it is."""
 
 import copy
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,32 +14,22 @@ from transformers.training_args import OptimizerNames
 from bce3s_hf.data.image_sources import LABEL
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.evaluation.metrics import results_table
-from bce3s_hf.experiments.run import (
-    RunResult,
-    Splits,
-    build_model,
-    build_trainer,
-    data_record,
-    load_checkpoint,
-    load_splits,
-    run,
-    save_and_test,
-)
-from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.evaluation.records import RunResult
+from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_checkpoint, run, save_and_test
+from bce3s_hf.experiments.settings import CARD_PARTS, DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.hub.publish import publish
+from bce3s_hf.hub.push import push_folder
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.timm_folder import RESULTS_FILE
 from bce3s_hf.text import read_json
 from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.options import Option, check_options, default_of, options_of
 from bce3s_hf.training.trainer import BCE3STrainer
 
 METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
 TRAINED = ("class_balanced", "crt")
 _LONG = ("log", "evaluations", "per_class_accuracy", "hits", "split")
-_FIRST_STAGE_SETTINGS = (
-    *("num_train_epochs", "max_steps", "mixup_alpha", "cutmix_alpha", "plain_view", "partner_sampler", "sampler"),
-    *("weight_decay", "class_balanced_beta", "ema_decay", "layer_decay", "train_only_classifier", "warmup_steps"),
-)
 
 
 @dataclass
@@ -55,17 +44,19 @@ class SecondStageArguments:
         default="none",
         metadata={"help": "none, or class_balanced, crt, tau_normalization, logit_adjustment: several with commas."},
     )
-    second_stage_epochs: float = field(default=10, metadata={"help": "Epochs of class_balanced and crt."})
-    second_stage_learning_rate: float = field(
+    second_stage_epochs: Annotated[float, Option("run", "(0, inf)")] = field(
+        default=10, metadata={"help": "Epochs of class_balanced and crt."}
+    )
+    second_stage_learning_rate: Annotated[float, Option("run", "(0, inf)")] = field(
         default=1e-4, metadata={"help": "Learning rate of class_balanced; crt starts anew and takes learning_rate."}
     )
-    second_stage_beta: float = field(
+    second_stage_beta: Annotated[float, Option("joint", "[0, 1)")] = field(
         default=0.99999, metadata={"help": "beta of class_balanced: weights (1 - beta) / (1 - beta^n), in [0, 1)."}
     )
-    normalization_tau: float = field(
+    normalization_tau: Annotated[float, Option("run", "[0, inf)")] = field(
         default=1.0, metadata={"help": "tau of tau_normalization: vectors w / ||w||^tau, at least 0."}
     )
-    adjustment_tau: float = field(
+    adjustment_tau: Annotated[float, Option("run", "[0, inf)")] = field(
         default=1.0, metadata={"help": "tau of logit_adjustment: logits - tau log(n / N), at least 0."}
     )
 
@@ -76,14 +67,7 @@ class SecondStageArguments:
                 raise ValueError(f"second_stage must be none or some of {known}, got {method!r}")
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"second_stage names a method twice: {self.second_stage!r}")
-        if not 0 <= self.second_stage_beta < 1:
-            raise ValueError(f"second_stage_beta must be in [0, 1), got {self.second_stage_beta}")
-        for name in ("second_stage_epochs", "second_stage_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
-        for name in ("normalization_tau", "adjustment_tau"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        check_options(self)
 
     @property
     def methods(self) -> list[str]:
@@ -156,8 +140,8 @@ def push_result(trainer: BCE3STrainer, stage: SecondStageArguments) -> None:
     if not args.push_to_hub or not trainer.is_world_process_zero():
         return
     checkpoint = Path(args.output_dir, *stage.methods[-1:])
-    published = publish(checkpoint, repo_id=trainer.hub_model_id, license=args.hub_license)
-    url = trainer.push_published(published)
+    published = publish(checkpoint, parts=CARD_PARTS, repo_id=trainer.hub_model_id, license=args.hub_license)
+    url = push_folder(published, trainer.hub_model_id, **args.push_settings)
     trainer.accelerator.print(f"Pushed: {url}")
 
 
@@ -170,10 +154,10 @@ def run_second_stage(
 ) -> dict[str, RunResult]:
     """Apply each chosen method to a trained model; each result is saved in a folder of its name in the output folder.
 
-    "class_balanced" is the second stage of BCE3S: joint loss with class-balanced weights, each image once an epoch,
-    the negatives sampled as in the first stage, no weight decay. The paper's projection on a maximal norm is left out:
-    the vectors are used at length one, so it changes no output. "crt" trains a new classifier on classes drawn alike.
-    In both, the backbone is frozen in evaluation mode.
+    "class_balanced" is the second stage of BCE3S: joint loss with class-balanced weights, each image once an epoch
+    since the weights balance already, the negatives sampled as in the first stage, no weight decay. The paper's
+    projection on a maximal norm is left out: the vectors are used at length one, so it changes no output. "crt" trains
+    a new classifier on classes drawn alike. In both, the backbone is frozen in evaluation mode.
 
     Args:
         checkpoint: Folder of the first stage's model.
@@ -198,10 +182,9 @@ def run_second_stage(
         if method == "class_balanced":
             method_args.learning_rate, method_args.lr_base_size = stage.second_stage_learning_rate, None
             method_args.class_balanced_beta = stage.second_stage_beta
-            method_args.sampler, method_args.sampler_power = "instance", None  # the weights balance already
             method_args.optim, method_args.optim_args = OptimizerNames.SGD, "momentum=0.9"
         elif method == "crt":
-            method_args.sampler, method_args.sampler_power = "class_balanced", None
+            method_args.sampler = "class_balanced"
             restart_classifier(model, args.seed)
         elif method == "tau_normalization":
             normalize_tau(model, stage.normalization_tau)
@@ -247,9 +230,10 @@ def trainer_of_checkpoint(
     counts = model.config.class_counts
     trainer = build_trainer(model, splits, args, data_args)
     if model.config.class_counts != counts:
+        trained, given = _counts_text(counts), _counts_text(model.config.class_counts)
         raise ValueError(
-            f"the checkpoint was trained on {_summary(counts)}, this is {_summary(model.config.class_counts)}; give "
-            "the data settings of the first stage, such as imbalance_factor, manifest or validation_fraction"
+            f"the checkpoint was trained on {trained}, this is {given}; give the data settings of the first stage, such "
+            "as imbalance_factor, manifest or validation_fraction"
         )
     _check_images(Path(model.config.name_or_path), splits, args)
     return trainer
@@ -286,13 +270,18 @@ def check_finetuning(args: BCE3STrainingArguments, stage: SecondStageArguments) 
     """
     if not stage.methods:
         raise ValueError(f"second_stage none leaves nothing to do; choose from {', '.join(METHODS)}")
-    for name in _FIRST_STAGE_SETTINGS:
-        value, default = getattr(args, name), BCE3STrainingArguments.__dataclass_fields__[name].default
+    for name, default in _first_stage_defaults().items():
+        value = getattr(args, name)
         if value != default:
             raise ValueError(f"{name} {value} is of the first stage; leave it out, or give a second_stage_... setting")
 
 
-def _summary(counts: list[int] | None) -> str:
+def _first_stage_defaults() -> dict[str, Any]:
+    settings = BCE3STrainingArguments
+    return {name: default_of(settings, name) for name, option in options_of(settings).items() if option.first_stage}
+
+
+def _counts_text(counts: list[int] | None) -> str:
     if counts is None:
         return "no images"
     return f"{sum(counts)} images, {max(counts)} to {min(counts)} a class"
@@ -301,11 +290,9 @@ def _summary(counts: list[int] | None) -> str:
 def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) -> BCE3STrainingArguments:
     """Settings of the first stage for a training of the classifier alone."""
     args = copy.copy(args)
-    args.train_only_classifier = True
-    args.num_train_epochs, args.max_steps = stage.second_stage_epochs, -1
-    args.mixup_alpha = args.cutmix_alpha = args.weight_decay = 0.0
-    args.plain_view, args.partner_sampler, args.partner_sampler_power = True, None, None
-    args.ema_decay = args.layer_decay = args.class_balanced_beta = args.resume_from_checkpoint = None
-    args.warmup_steps, args.push_to_hub = 0, False
+    for name, default in _first_stage_defaults().items():
+        setattr(args, name, default)
+    args.train_only_classifier, args.num_train_epochs = True, stage.second_stage_epochs
+    args.weight_decay, args.resume_from_checkpoint, args.push_to_hub = 0.0, None, False
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
     return args

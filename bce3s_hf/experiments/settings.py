@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -12,8 +12,11 @@ from transformers import HfArgumentParser
 from bce3s_hf.data.image_lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.hub.publish import PUBLISHED_FOLDER
+from bce3s_hf.hub.push import COMMIT_MESSAGE
 from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.options import Option, check_options, shown_parts
 
 
 @dataclass
@@ -75,19 +78,22 @@ class DataArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
-    augmentation: str = field(default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)})
-    auto_augment: str | None = field(
+    augmentation: Annotated[str, Option("augmentation")] = field(
+        default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)}
+    )
+    auto_augment: Annotated[str | None, Option("augmentation")] = field(
         default=None,
         metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1, or none."},
     )
-    re_prob: float | None = field(
+    re_prob: Annotated[float | None, Option("augmentation", "[0, 1]")] = field(
         default=None, metadata={"help": "Probability of random erasing in random_resized_crop; timm's 0."}
     )
-    color_jitter: float | None = field(
+    color_jitter: Annotated[float | None, Option("augmentation", "[0, inf)")] = field(
         default=None, metadata={"help": "Strength of colour jitter in random_resized_crop; timm's 0.4."}
     )
 
     def __post_init__(self) -> None:
+        check_options(self)
         for name in ("published", "auto_augment"):  # so that a command line can undo what a YAML file sets
             if getattr(self, name) == "none":
                 setattr(self, name, None)
@@ -160,6 +166,37 @@ class ModelArguments:
             raise ValueError(f"backbone_kwargs must be JSON, got {self.backbone_kwargs!r}: {error}") from error
         if not isinstance(kwargs, dict):
             raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}")
+
+
+@dataclass
+class PublishArguments:
+    """Where the published folder goes, and what its card says that the record does not."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": f"Folder to write; the checkpoint's {PUBLISHED_FOLDER!r} if left out."}
+    )
+    hub_model_id: str | None = field(default=None, metadata={"help": "Repository that the card's examples name."})
+    hub_license: str | None = field(default=None, metadata={"help": "Licence of the weights, by the Hub's name."})
+    onnx: bool = field(default=False, metadata={"help": "Write model.onnx too; needs the extra `onnx`."})
+
+
+@dataclass
+class PushArguments:
+    """What to push, and where to. The token comes from HF_TOKEN or `hf auth login`."""
+
+    folder: str = field(metadata={"help": "Published folder."})
+    hub_model_id: str = field(metadata={"help": "Repository on the Hub: NAME/MODEL."})
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Make a new repository private; left out, the account's default."}
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch, made from main if it does not exist; main."}
+    )
+    hub_tag: str | None = field(default=None, metadata={"help": "New tag for what is pushed."})
+    hub_commit_message: str = field(default=COMMIT_MESSAGE, metadata={"help": "Message of the commit."})
+
+
+CARD_PARTS = shown_parts(DataArguments, BCE3STrainingArguments)  # of the settings that a model card shows
 
 
 def parse_arguments(

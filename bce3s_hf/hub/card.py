@@ -41,6 +41,7 @@ def write_card(
     folder: Path,
     record: dict[str, Any],
     *,
+    parts: dict[str, str] | None = None,
     title: str | None = None,
     repo_id: str | None = None,
     license: str | None = None,
@@ -58,6 +59,8 @@ def write_card(
     Args:
         folder: Published folder with its `config.json`.
         record: What a training recipe saves in `results.json`; figures in [0, 1].
+        parts: Settings in the record's `data` and `training` that the card shows, in their order, and what of the
+            training each sets: those of "contrastive" and "uniformity" only where that loss was used.
         title: Name of the model if there is no `repo_id`; the folder's if None.
         repo_id: Where it is, or will be, on the Hub, for the examples; they name a local folder if None.
         license: Of the weights, by the Hub's identifier, such as "mit".
@@ -92,7 +95,7 @@ def write_card(
         timm_location=f"hf-hub:{repo_id}" if repo_id else f"local-dir:{_LOCAL}",
         licence=license and inline_code(license),
         picture=picture,
-        **_sections(config, facts),
+        **_sections(config, facts, parts or {}),
     )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     (folder / CARD_FILE).write_text(f"{str(card).rstrip()}\n", encoding="utf-8")
@@ -156,7 +159,7 @@ def _training_split(record: dict[str, Any]) -> dict[str, Any] | None:
     return known or ({"lists_sha256": record["lists"]} if "lists" in record else None)
 
 
-def _sections(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def _sections(config: dict[str, Any], record: dict[str, Any], parts: dict[str, str]) -> dict[str, Any]:
     """What the template shows, as Markdown."""
     settings, stages = config[PUBLISHED_KEY], stages_of(record)
     source = config.get("auto_map", {}).get("AutoModelForImageClassification", "").partition(".")[0]
@@ -182,7 +185,7 @@ def _sections(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "test_split": inline_code(record.get("data", {}).get("test_split", "")),
         "per_class": "per_class_accuracy" in record,
         "commands": [fenced_code(command) for command in commands],
-        "settings": settings_table(stages),
+        "settings": settings_table(stages, parts),
         "versions": ", ".join(inline_code(f"{name} {number}") for name, number in record.get("versions", {}).items()),
         "limits": limits(config, record),
     }

@@ -12,21 +12,10 @@ import numpy as np
 from bce3s_hf.data.image_sources import HUB_NAMES
 from bce3s_hf.evaluation.metrics import TABLE_COLUMNS, results_table, shot_groups
 from bce3s_hf.models.configuration import PUBLISHED_KEY
-from bce3s_hf.text import inline_code, markdown_text
+from bce3s_hf.text import inline_code, markdown_text, percent
 
 _HUB_IDS = HUB_NAMES | {name: name for name in (*HUB_NAMES.values(), "ILSVRC/imagenet-1k")}
-_LOSS_SETTINGS = {
-    "joint": ("negative_ratio", "absent_ratio", "class_balanced_beta"),
-    "contrastive": ("lambda_ss", "contrastive_reduction", "contrastive_temperature", "contrastive_warmup_epochs"),
-    "uniformity": ("lambda_cc",),
-}
 _TAU = {"tau_normalization": "normalization_tau", "logit_adjustment": "adjustment_tau"}
-_AUGMENTATION = ("augmentation", "auto_augment", "re_prob", "color_jitter")
-_OPTIMIZATION = (
-    *("lr_scheduler_type", "warmup_steps", "optim", "optim_args", "weight_decay", "max_grad_norm", "layer_decay"),
-    *("ema_decay", "sampler", "sampler_power", "partner_sampler", "partner_sampler_power"),
-)
-_MODEL = ("prior_bias", "normalize_classifier", "soft_targets", "projection_dim")
 
 
 def image_size(config: dict[str, Any]) -> str:
@@ -62,7 +51,7 @@ def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]
         facts["Dataset"] = f"{markdown_text(data['dataset'])}{place if data.get('local_folder') else ''}"
     facts["Training images"] = f"{counts.sum():,} in {len(counts)} classes"
     if split:
-        factor = _setting(split["imbalance_factor"])
+        factor = _value_text(split["imbalance_factor"])
         facts["Long tail"] = f"profile {inline_code(split['kind'])}, imbalance factor {factor}"
         facts["Convention"] = (
             f"{inline_code(split['convention'])}, seed {split['seed']}: how each class's images were picked"
@@ -72,7 +61,7 @@ def data_facts(config: dict[str, Any], record: dict[str, Any]) -> dict[str, str]
         facts[f"SHA-256 of {inline_code(file)}"] = inline_code(digest)
     held_out = record.get("training", {}).get("validation_fraction")
     if held_out:
-        facts["Held out"] = f"{_percent(held_out)}% of each class's training images, rounded up, for validation"
+        facts["Held out"] = f"{percent(held_out)}% of each class's training images, rounded up, for validation"
     for title, size in (("Largest class", counts.max()), ("Smallest class", counts.min())):
         same = np.flatnonzero(counts == size)
         others = f", and {len(same) - 1} more with as many" if len(same) > 1 else ""
@@ -101,55 +90,46 @@ def protocol(stages: dict[str, dict[str, Any]]) -> str:
     return markdown_text("; ".join(f"{name}: {text}" for name, text in protocols.items()))
 
 
-def settings_table(stages: dict[str, dict[str, Any]]) -> str:
-    """Hyper-parameters, one column a stage; a row that no stage has a value for is left out."""
-    columns = {name: _settings(stage) for name, stage in stages.items()}
+def settings_table(stages: dict[str, dict[str, Any]], parts: dict[str, str]) -> str:
+    """Hyper-parameters, one column a stage; a row that no stage has a value for is left out.
+
+    Args:
+        stages: Records.
+        parts: As for `write_card`.
+    """
+    columns = {name: _hyper_parameters(stage, parts) for name, stage in stages.items()}
     labels = dict.fromkeys(chain.from_iterable(columns.values()))
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for label in labels:
         values = [column.get(label) for column in columns.values()]
         if values.count(None) < len(values):
-            lines.append(f"| {label} | {' | '.join('-' if value is None else _setting(value) for value in values)} |")
+            lines.append(
+                f"| {label} | {' | '.join('-' if value is None else _value_text(value) for value in values)} |"
+            )
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def _settings(record: dict[str, Any]) -> dict[str, Any]:
+def _hyper_parameters(record: dict[str, Any], parts: dict[str, str]) -> dict[str, Any]:
     """Hyper-parameters in their order in the table, None where one is unknown or had no effect."""
     second, training, losses = record.get("second_stage", {}), record.get("training", {}), record.get("losses", {})
     method = second.get("method")
     values = {"method": method}
     values |= {name: second.get(name) if method == owner else None for owner, name in _TAU.items()}
     if record.get("epochs") != 0:  # a classifier that was only adjusted had no training
-        for loss, names in _LOSS_SETTINGS.items():
-            used = loss == "joint" or (losses.get(loss) != "none" and not training.get("train_only_classifier"))
-            values |= {name: training.get(name) if used else None for name in names}
-        if training.get("absent_ratio") is not None:
-            values["negative_ratio"] = None
-        values["views"] = _views(training)
-        values |= {name: record.get("data", {}).get(name) for name in _AUGMENTATION}
+        given = {**record.get("data", {}), **training}
+        if given.get("absent_ratio") is not None:
+            given["negative_ratio"] = None  # which it takes the place of
+        for name, part in parts.items():
+            of_loss = part in ("contrastive", "uniformity")
+            used = not of_loss or (losses.get(part) != "none" and not training.get("train_only_classifier"))
+            values[name] = given.get(name) if used else None
         values |= {"epochs": record.get("epochs"), "images a step": record.get("global_batch")}
         values["learning_rate"] = record.get("scaled_learning_rate", training.get("learning_rate"))
-        values |= {name: training.get(name) for name in _OPTIMIZATION}
-        values["precision"] = _precision(training)
     values["seed"] = record.get("seed")
-    values |= {name: record.get("model", {}).get(name) for name in _MODEL}
+    values |= {name: value for name, value in record.get("model", {}).items() if not isinstance(value, dict)}
     values |= {name: record.get(name) for name in ("pretrained", "hardware")}
     values["training time"] = _duration(record["train_seconds"]) if "train_seconds" in record else None
     return values
-
-
-def _views(training: dict[str, Any]) -> str | None:
-    if "plain_view" not in training:
-        return None
-    mixed = {"MixUp": training["mixup_alpha"], "CutMix": training["cutmix_alpha"]}
-    views = ["plain"] if training["plain_view"] else []
-    return ", ".join(views + [f"{name} (alpha {alpha:g})" for name, alpha in mixed.items() if alpha])
-
-
-def _precision(training: dict[str, Any]) -> str | None:
-    if not {"bf16", "fp16"} & training.keys():
-        return None
-    return next((name for name in ("bf16", "fp16") if training.get(name)), "float32")
 
 
 def threshold_facts(record: dict[str, Any]) -> list[str]:
@@ -157,21 +137,21 @@ def threshold_facts(record: dict[str, Any]) -> list[str]:
     if not record:
         return []
     test = record["test"]["all"]
-    right = f", and of these {_percent(test['accuracy_of_answered'])}% the right one" if test["answered"] else ""
+    right = f", and of these {percent(test['accuracy_of_answered'])}% the right one" if test["answered"] else ""
     facts = [
         f"Fitted to {_images(record['held_out_images'])} that the training held out, so that a share of "
-        f"{_setting(record['keep'])} of the images that are taken for a class keep it: "
+        f"{_value_text(record['keep'])} of the images that are taken for a class keep it: "
         f"{record['classes_with_own_threshold']} classes have a threshold of their own, those that are predicted for "
         f"fewer than {record['min_images']} of these images share one.",
-        f"Of the test images {_percent(test['answered'])}% get a class{right}; without thresholds "
-        f"{_percent(test['accuracy'])}% of all get the right one.",
+        f"Of the test images {percent(test['answered'])}% get a class{right}; without thresholds "
+        f"{percent(test['accuracy'])}% of all get the right one.",
     ]
     if "outside" in record:
         outside = record["outside"]
         facts.append(
             f"Of {_images(outside['images'])} of {markdown_text(outside['dataset'])}, taken to be of none of the "
-            f'classes, {_percent(outside["none_of_these"])}% get "none of these"; AUROC of the highest score, test '
-            f"images against these: {_percent(outside['auroc'])}%."
+            f'classes, {percent(outside["none_of_these"])}% get "none of these"; AUROC of the highest score, test '
+            f"images against these: {percent(outside['auroc'])}%."
         )
     return facts
 
@@ -186,7 +166,7 @@ def limits(config: dict[str, Any], record: dict[str, Any]) -> list[str]:
         _intended_use(counts),
     ]
     start = next(iter(stages.values())).get("loaded_from")
-    epochs = " and then ".join(_setting(stage["epochs"]) for stage in stages.values() if stage.get("epochs"))
+    epochs = " and then ".join(_value_text(stage["epochs"]) for stage in stages.values() if stage.get("epochs"))
     if epochs and start:
         sentences.append(f"The training went on from {inline_code(start)}.")
     elif epochs and list(stages) != ["Second stage"]:  # which alone is not the whole training
@@ -194,12 +174,12 @@ def limits(config: dict[str, Any], record: dict[str, Any]) -> list[str]:
         sentences.append(f"All figures are of one training{seed}: {epochs} epochs on {_images(counts.sum())}.")
     if {"many", "few"} <= metrics.keys():
         sentences.append(
-            f"Accuracy is {_percent(metrics['many'])}% on the Many classes and {_percent(metrics['few'])}% on the Few."
+            f"Accuracy is {percent(metrics['many'])}% on the Many classes and {percent(metrics['few'])}% on the Few."
         )
     if {"worst_class", "worst_class_accuracy"} <= metrics.keys():
         sentences.append(
             f"Of the test images of the worst class, {markdown_text(names[metrics['worst_class']])}, "
-            f"{_percent(metrics['worst_class_accuracy'])}% are recognised."
+            f"{percent(metrics['worst_class_accuracy'])}% are recognised."
         )
     missed = sum(value == 0 for value in record.get("per_class_accuracy", []))
     if missed:
@@ -208,9 +188,9 @@ def limits(config: dict[str, Any], record: dict[str, Any]) -> list[str]:
     if empty:
         sentences.append(f"Classes without any training image: {empty} of {len(names)}.")
     if "ece" in metrics:
-        few = f", on the Few classes {_percent(metrics['ece_few'])}%" if "ece_few" in metrics else ""
+        few = f", on the Few classes {percent(metrics['ece_few'])}%" if "ece_few" in metrics else ""
         sentences.append(
-            f"Expected calibration error of the predicted class's score, 15 bins: {_percent(metrics['ece'])}%{few}."
+            f"Expected calibration error of the predicted class's score, 15 bins: {percent(metrics['ece'])}%{few}."
         )
     if settings.get("score_thresholds") is None:
         sentences.append(
@@ -229,10 +209,6 @@ def _intended_use(counts: np.ndarray) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
 def _images(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 
@@ -243,7 +219,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _setting(value: bool | int | float | str) -> str:
+def _value_text(value: bool | int | float | str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,12 @@ THRESHOLDS_FILE = "thresholds.json"
 PUBLISHED_FOLDER = "published"
 
 
-@dataclass
-class PublishArguments:
-    """Where the published folder goes, and what its card says that the record does not."""
-
-    output_dir: str | None = field(
-        default=None, metadata={"help": f"Folder to write; the checkpoint's {PUBLISHED_FOLDER!r} if left out."}
-    )
-    hub_model_id: str | None = field(default=None, metadata={"help": "Repository that the card's examples name."})
-    hub_license: str | None = field(default=None, metadata={"help": "Licence of the weights, by the Hub's name."})
-    onnx: bool = field(default=False, metadata={"help": "Write model.onnx too; needs the extra `onnx`."})
-
-
 def publish(
     checkpoint: str | Path,
     folder: str | Path | None = None,
     *,
     record: dict[str, Any] | None = None,
+    parts: dict[str, str] | None = None,
     repo_id: str | None = None,
     license: str | None = None,
     onnx: bool = False,
@@ -55,6 +43,7 @@ def publish(
         checkpoint: Folder that `BCE3STrainer.save_model` wrote.
         folder: Where to; the checkpoint's `published` if None.
         record: For the card; the checkpoint's `results.json` if None.
+        parts: Settings of the record that the card shows, see `write_card`.
         repo_id: Repository that the card's examples name.
         license: Licence of the weights, by the Hub's name.
         onnx: Write `model.onnx` too.
@@ -92,7 +81,7 @@ def publish(
             shutil.copyfile(checkpoint / MANIFEST_FILE, new / MANIFEST_FILE)
         if onnx:
             export_onnx(new)
-        write_card(new, record, title=title, repo_id=repo_id, license=license)
+        write_card(new, record, parts=parts, title=title, repo_id=repo_id, license=license)
         clear_published(folder)
         shutil.copytree(new, folder, dirs_exist_ok=True)
     return folder

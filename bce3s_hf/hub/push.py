@@ -2,9 +2,8 @@
 
 import mmap
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -30,28 +29,6 @@ class PushError(RuntimeError):
 
 class _TagExistsError(PushError):
     """The one failure after which the same push cannot succeed."""
-
-
-@dataclass
-class PushArguments:
-    """What to push, and where to. The token comes from HF_TOKEN or `hf auth login`."""
-
-    folder: str = field(metadata={"help": "Published folder."})
-    hub_model_id: str = field(metadata={"help": "Repository on the Hub: NAME/MODEL."})
-    hub_private_repo: bool | None = field(
-        default=None, metadata={"help": "Make a new repository private; left out, the account's default."}
-    )
-    hub_revision: str | None = field(
-        default=None, metadata={"help": "Branch, made from main if it does not exist; main."}
-    )
-    hub_tag: str | None = field(default=None, metadata={"help": "New tag for what is pushed."})
-    hub_commit_message: str = field(default=COMMIT_MESSAGE, metadata={"help": "Message of the commit."})
-
-    def command(self) -> str:
-        """The command line that pushes so."""
-        given = [(item.name, getattr(self, item.name), item.default) for item in fields(self)]
-        options = [text for name, value, default in given if value != default for text in (f"--{name}", str(value))]
-        return shlex.join(["python", "recipes/push.py", *options])
 
 
 def create_repository(
@@ -115,8 +92,13 @@ def push_folder(
     """
     _check_id(repo_id)
     _check_folder(Path(folder), token or get_token())
-    again = PushArguments(str(folder), repo_id, private, revision, tag, commit_message)
-    with _hub(repo_id, token, again) as api:
+    settings = {"private": private, "revision": revision, "commit_message": commit_message}
+
+    def how_to_go_on(error: Exception) -> str:
+        again = push_command(folder, repo_id, tag=None if isinstance(error, _TagExistsError) else tag, **settings)
+        return f"\nThe model is safe in {folder}. Push it again, without training, by\n{again}"
+
+    with _hub(repo_id, token, how_to_go_on) as api:
         repo_id = _create(api, repo_id, private, tag)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -130,6 +112,22 @@ def push_folder(
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit.commit_url
+
+
+def push_command(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
+) -> str:
+    """The command line that does what `push_folder` does with these arguments."""
+    options = {"folder": folder, "hub_model_id": repo_id, "hub_private_repo": private, "hub_revision": revision}
+    options |= {"hub_tag": tag, "hub_commit_message": None if commit_message == COMMIT_MESSAGE else commit_message}
+    given = [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]
+    return shlex.join(["python", "recipes/push.py", *given])
 
 
 def _check_id(repo_id: str) -> None:
@@ -180,7 +178,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None, tag: str | None) -> 
 
 
 @contextmanager
-def _hub(repo_id: str, token: str | None, again: PushArguments | None = None) -> Iterator[HfApi]:
+def _hub(repo_id: str, token: str | None, how_to_go_on: Callable[[Exception], str] | None = None) -> Iterator[HfApi]:
     """Client of the Hub whose errors become a `PushError` with the reason in words and the remedy, without token."""
     try:
         token = token or get_token()
@@ -188,10 +186,7 @@ def _hub(repo_id: str, token: str | None, again: PushArguments | None = None) ->
             raise PushError("there is no token; log in by `hf auth login`, or set HF_TOKEN")
         yield HfApi(token=token)
     except Exception as error:
-        message = f"cannot push to {repo_id}: {_reason(error)}"
-        if again is not None:
-            again = replace(again, hub_tag=None) if isinstance(error, _TagExistsError) else again
-            message += f"\nThe model is safe in {again.folder}. Push it again, without training, by\n{again.command()}"
+        message = f"cannot push to {repo_id}: {_reason(error)}{how_to_go_on(error) if how_to_go_on else ''}"
         raise PushError(message.replace(token, "[token]") if token else message) from error
 
 

@@ -31,11 +31,9 @@ from bce3s_hf.models.backbone import (
     image_size_kwargs,
     without_loading,
 )
-from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, check_class_groups, read_settings
+from bce3s_hf.models.configuration import BCE3SConfig, check_class_groups
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
-from bce3s_hf.models.timm_folder import export, published_state
-
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+from bce3s_hf.models.timm_folder import export, pretrained_arguments
 
 
 @dataclass
@@ -175,19 +173,10 @@ class BCE3SForImageClassification(PreTrainedModel):
         Weights are read from safetensors alone, never from a pickle. A classifier that was exported has its vectors at
         length one, which changes no output.
         """
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        settings = {} if place is None else read_settings(place, **hub)[0]
-        if PUBLISHED_KEY not in settings:
-            return super().from_pretrained(place, *args, config=config, **{"use_safetensors": True, **kwargs})
-        kwargs = {name: value for name, value in kwargs.items() if name not in hub}
-        if "state_dict" not in kwargs:
-            kwargs["state_dict"] = published_state(place, settings, **hub)
-        if config is None:
-            of_model = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype", "state_dict") if name in kwargs}
-            config, kwargs = BCE3SConfig.from_pretrained(place, return_unused_kwargs=True, **hub, **kwargs)
-            kwargs |= of_model
-        loaded = super().from_pretrained(None, *args, config=config, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).config.name_or_path = str(place)
+        source, arguments = pretrained_arguments(place, config=config, **kwargs)
+        loaded = super().from_pretrained(source, *args, **arguments)
+        if place is not None:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).config.name_or_path = str(place)
         return loaded
 
     def export(self, folder: str | os.PathLike) -> None:

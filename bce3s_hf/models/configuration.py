@@ -12,11 +12,7 @@ from bce3s_hf.models.backbone import LOADING
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
 PUBLISHED_KEY = "bce3s"
-_PUBLISHED_SETTINGS = (
-    *("joint", "contrastive", "uniformity", "normalize_classifier", "normalize_features", "soft_targets"),
-    *("projection_dim", "lambda_ss", "contrastive_reduction", "lambda_cc", "contrastive_temperature"),
-    *("class_counts", "class_groups", "prior_bias", "score_thresholds"),
-)
+_HELD_BY_TIMM = ("backbone", "backbone_kwargs", "data_config")  # in a published folder
 MAX_CLASSES = 1_000_000  # transformers makes a name for each before a model could refuse them
 _CODE = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 _CODE += ("_experts_implementation", "_experts_implementation_internal", "quantization_config", "transformers_weights")
@@ -108,12 +104,12 @@ class BCE3SConfig(PreTrainedConfig):
         backbone_kwargs: Further arguments of `timm.create_model`, such as `in_chans` or `drop_path_rate`.
         joint: Form of the joint loss, "bce" or "ce".
         contrastive: Form of the contrastive loss, "bce", "ce", or "none" for no projector and no bank.
-        uniformity: Form of the uniformity loss, "bce", "ce" or "none"; for thousands of classes the approximations
-            "bce_second_moment" and "bce_sampled", see `losses.approximate_uniformity`; "bce_grouped" counts no pair of
-            classes of one group, see `losses.grouped_uniformity`.
+        uniformity: Form of the uniformity loss, "bce", "ce" or "none"; "bce_sampled" for thousands of classes,
+            see `losses.sampled_uniformity`; "bce_grouped" counts no pair of classes of one group, see
+            `losses.grouped_uniformity`.
         normalize_classifier: Use the classifier's vectors at length one, as the paper does.
         normalize_features: Use the features at length one in the joint loss, which the paper does not; no scale.
-        soft_targets: What a soft target costs in the BCE forms, "full" or "positive", see `losses.costs.bce_rows`.
+        soft_targets: What a soft target costs in the BCE forms, "full" or "positive": `losses.cross_entropy.bce_rows`.
         projection_dim: P, dimension of projections and prototypes.
         lambda_ss: Weight of the contrastive loss, at least 0.
         contrastive_reduction: "sum" over the classes, as in the paper, or "mean" over them: lambda_ss / K. The
@@ -216,9 +212,14 @@ class BCE3SConfig(PreTrainedConfig):
         settings = _from_published(settings) if PUBLISHED_KEY in settings else settings
         return {name: value for name, value in settings.items() if name not in _CODE}, unused
 
+    def own_settings(self) -> dict[str, Any]:
+        """Settings of this class, and those that a Trainer added, without those of every configuration."""
+        of_all = PreTrainedConfig().to_dict()
+        return {name: value for name, value in self.to_dict().items() if name not in of_all}
+
     def published_settings(self) -> dict[str, Any]:
         """What a published folder says under the key "bce3s", beside what timm itself keeps there."""
-        return {name: getattr(self, name) for name in _PUBLISHED_SETTINGS}
+        return {name: value for name, value in self.own_settings().items() if name not in _HELD_BY_TIMM}
 
     def loss_scales(self) -> dict[str, float]:
         """Weight of each loss term that this model has: 1, lambda_ss (or lambda_ss / K), lambda_cc."""

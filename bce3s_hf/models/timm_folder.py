@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from bce3s_hf.models import resnet_cifar
-from bce3s_hf.models.configuration import PUBLISHED_KEY
+from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, read_settings
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -47,6 +48,7 @@ _NOT_IN_TIMM = {
     "image_processor_type": "TimmWrapperImageProcessor",
 }
 _HEADS = ("projector", "bank")
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _OF_OTHER_WEIGHTS = ("tag", "test_input_size", "test_crop_pct", "license", "origin_url", "notes")
 
 
@@ -132,7 +134,33 @@ def clear_published(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: Any) -> dict[str, Tensor]:
+def pretrained_arguments(
+    place: str | os.PathLike | None, *, config: PreTrainedConfig | None, **kwargs: Any
+) -> tuple[str | os.PathLike | None, dict[str, Any]]:
+    """What transformers' own `from_pretrained` must be given to load a model from a folder or repository.
+
+    Of one that the Trainer saved, that place; of a published one none, but its configuration and its weights, by the
+    names of a BCE3S classifier.
+
+    Args:
+        place: As for `from_pretrained`.
+        config: The same.
+        **kwargs: The same.
+    """
+    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    settings = {} if place is None else read_settings(place, **hub)[0]
+    if PUBLISHED_KEY not in settings:
+        return place, {"use_safetensors": True, "config": config, **kwargs}
+    kwargs = {name: value for name, value in kwargs.items() if name not in hub}
+    of_model = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype", "state_dict") if name in kwargs}
+    if "state_dict" not in of_model:
+        of_model["state_dict"] = _published_state(place, settings, **hub)
+    if config is None:
+        config, kwargs = BCE3SConfig.from_pretrained(place, return_unused_kwargs=True, **hub, **kwargs)
+    return None, {"config": config, **kwargs, **of_model}
+
+
+def _published_state(place: str | os.PathLike, settings: dict[str, Any], **hub: Any) -> dict[str, Tensor]:
     """Weights of a published folder or repository, by the names of a BCE3S classifier.
 
     Args:

@@ -1,10 +1,9 @@
 """Arguments of `BCE3STrainer`: those of transformers, and those of the method."""
 
-import math
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from transformers.utils import is_torch_xla_available
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
 from bce3s_hf.hub.push import COMMIT_MESSAGE
-from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS, check_loss_settings
+from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS
+from bce3s_hf.training.options import Option, check_options, check_within
 
 CHOICES = {
     "optim": OptimizerNames,
@@ -24,16 +24,6 @@ CHOICES = {
     "logging_strategy": IntervalStrategy,
     "eval_strategy": IntervalStrategy,
     "save_strategy": SaveStrategy,
-}
-LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "warmup_steps": 0,
-    "dataloader_num_workers": 0,
 }
 NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and why not another
     "neftune_noise_alpha": (None, "it adds noise to the embeddings of tokens"),
@@ -55,115 +45,150 @@ def computes_bf16(use_cpu: bool) -> bool:
 class BCE3STrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus the settings of BCE3S.
 
-    The Trainer copies lambda_ss, contrastive_reduction, lambda_cc and contrastive_temperature into the model's
-    configuration, so that a checkpoint says how it was trained. Defaults are the authors' for CIFAR-100-LT with one
-    view, see the README; of transformers' own, these differ: SGD with momentum 0.9 and no gradient clipping (the loss
-    is a sum over K classes, a norm of 1 would clip nearly every step), cosine schedule, logging every epoch, and
-    bfloat16 where the hardware computes in it, unless `fp16` or the `mixed_precision` of `accelerate launch` says
-    otherwise.
+    The Trainer copies those annotated `in_config` into the model's configuration, so that a checkpoint says how it was
+    trained. Defaults are the authors' for CIFAR-100-LT with one view. Of transformers' own, these differ: SGD with
+    momentum 0.9 and no gradient clipping (the loss is a sum over K classes, a norm of 1 would clip nearly every step),
+    cosine schedule, logging every epoch, and bfloat16 where the hardware computes in it, unless `fp16` or the
+    `mixed_precision` of `accelerate launch` says otherwise.
 
     Raises:
         ValueError: Naming the argument that is out of its range.
     """
 
-    lambda_ss: float = field(default=0.1, metadata={"help": "Weight of the contrastive loss, at least 0."})
-    contrastive_reduction: str = field(
+    lambda_ss: Annotated[float, Option("contrastive", "[0, inf)", in_config=True, first_stage=True)] = field(
+        default=0.1, metadata={"help": "Weight of the contrastive loss, at least 0."}
+    )
+    contrastive_reduction: Annotated[str, Option("contrastive", in_config=True, first_stage=True)] = field(
         default="sum",
         metadata={"help": "Contrastive loss over the classes: sum, or mean.", "choices": list(CONTRASTIVE_REDUCTIONS)},
     )
-    lambda_cc: float = field(default=1.0, metadata={"help": "Weight of the uniformity loss, at least 0."})
-    contrastive_temperature: float = field(default=1.0, metadata={"help": "tau of the contrastive loss, positive."})
-    negative_ratio: float = field(
+    lambda_cc: Annotated[float, Option("uniformity", "[0, inf)", in_config=True, first_stage=True)] = field(
+        default=1.0, metadata={"help": "Weight of the uniformity loss, at least 0."}
+    )
+    contrastive_temperature: Annotated[float, Option("contrastive", "(0, inf)", in_config=True, first_stage=True)] = (
+        field(default=1.0, metadata={"help": "tau of the contrastive loss, positive."})
+    )
+    negative_ratio: Annotated[float, Option("joint", "(0, 1]")] = field(
         default=0.4,
         metadata={"help": "r: share of the classes that the joint loss runs over in a step, in (0, 1]."},
     )
-    absent_ratio: float | None = field(
+    absent_ratio: Annotated[float | None, Option("joint", "[0, 1]")] = field(
         default=None,
         metadata={
             "help": "In place of negative_ratio: share of the classes absent from the batch that are kept, in [0, 1]."
         },
     )
-    uniformity_rows: int | None = field(
+    uniformity_rows: Annotated[int | None, Option("uniformity", "[1, inf)", first_stage=True)] = field(
         default=None,
         metadata={"help": "Classes that the uniformity loss 'bce_sampled' averages over in a step, drawn at random."},
     )
-    contrastive_warmup_epochs: float = field(
+    contrastive_warmup_epochs: Annotated[float, Option("contrastive", "[0, inf]", first_stage=True)] = field(
         default=1.0, metadata={"help": "Epochs without contrastive loss at the start, while the bank fills."}
     )
-    mixup_alpha: float = field(
+    mixup_alpha: Annotated[float, Option("views", "[0, inf)", first_stage=True)] = field(
         default=0.0, metadata={"help": "MixUp view with lambda from Beta(alpha, alpha); 0 for none."}
     )
-    cutmix_alpha: float = field(
+    cutmix_alpha: Annotated[float, Option("views", "[0, inf)", first_stage=True)] = field(
         default=0.0, metadata={"help": "CutMix view with lambda from Beta(alpha, alpha); 0 for none."}
     )
-    plain_view: bool = field(
+    plain_view: Annotated[bool, Option("views", first_stage=True)] = field(
         default=True,
         metadata={"help": "Whether the images themselves count in the joint loss, not only the mixed views."},
     )
-    sampler: str = field(
+    sampler: Annotated[str, Option("sampling", first_stage=True)] = field(
         default="instance", metadata={"help": "How training images are drawn.", "choices": list(SAMPLERS)}
     )
-    sampler_power: float | None = field(
+    sampler_power: Annotated[float | None, Option("sampling", first_stage=True)] = field(
         default=None, metadata={"help": "q of the sampler 'power': an image of a class of n is drawn by n^-q."}
     )
-    partner_sampler: str | None = field(
+    partner_sampler: Annotated[str | None, Option("sampling", first_stage=True)] = field(
         default=None,
         metadata={"help": "How the images to mix with are drawn; 'instance' if left out.", "choices": list(SAMPLERS)},
     )
-    partner_sampler_power: float | None = field(default=None, metadata={"help": "q of the partner sampler 'power'."})
-    repeat_threshold: float = field(
+    partner_sampler_power: Annotated[float | None, Option("sampling", first_stage=True)] = field(
+        default=None, metadata={"help": "q of the partner sampler 'power'."}
+    )
+    repeat_threshold: Annotated[float, Option("sampling", first_stage=True)] = field(
         default=0.001,
         metadata={"help": "t of 'repeat_factor': a class with less than this share of the images is repeated."},
     )
-    train_only_classifier: bool = field(
+    train_only_classifier: Annotated[bool, Option("run", first_stage=True)] = field(
         default=False, metadata={"help": "Second stage: the backbone is frozen, and only the joint loss counts."}
     )
-    class_balanced_beta: float | None = field(
+    class_balanced_beta: Annotated[float | None, Option("joint", "[0, 1)", first_stage=True)] = field(
         default=None,
         metadata={"help": "Weigh the joint loss of a class of n images by (1 - beta) / (1 - beta^n); beta in [0, 1)."},
     )
-    ema_decay: float | None = field(
+    ema_decay: Annotated[float | None, Option("optimization", "(0, 1)", first_stage=True)] = field(
         default=None,
         metadata={"help": "Average the weights with this decay, in (0, 1), warmed up; evaluate and save the average."},
     )
-    layer_decay: float | None = field(
+    layer_decay: Annotated[float | None, Option("optimization", "(0, 1]", first_stage=True)] = field(
         default=None, metadata={"help": "Factor of the learning rate a layer below the last, in (0, 1]."}
     )
-    lr_base_size: int | None = field(
+    lr_base_size: Annotated[int | None, Option("run", "[1, inf)")] = field(
         default=None,
         metadata={"help": "learning_rate is for this many images a step, and scaled linearly to those there are."},
     )
-    hub_tag: str | None = field(default=None, metadata={"help": "New tag for what is pushed to the Hub."})
-    hub_commit_message: str = field(default=COMMIT_MESSAGE, metadata={"help": "Message of the commit on the Hub."})
-    hub_license: str | None = field(
+    hub_tag: Annotated[str | None, Option("hub")] = field(
+        default=None, metadata={"help": "New tag for what is pushed to the Hub."}
+    )
+    hub_commit_message: Annotated[str, Option("hub")] = field(
+        default=COMMIT_MESSAGE, metadata={"help": "Message of the commit on the Hub."}
+    )
+    hub_license: Annotated[str | None, Option("hub")] = field(
         default=None, metadata={"help": "Licence of the weights, by the Hub's name, for the card."}
     )
-    validation_fraction: float = field(
+    validation_fraction: Annotated[float, Option("run", "[0, 1)")] = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
-    flip_averaging: bool = field(
+    flip_averaging: Annotated[bool, Option("run")] = field(
         default=False,
         metadata={
             "help": "Also evaluate by the mean of the logits of an image and its mirror image: flip_accuracy, ..."
         },
     )
-    channels_last: bool = field(
+    channels_last: Annotated[bool, Option("run")] = field(
         default=True, metadata={"help": "Channels innermost in memory: convolutions run faster so."}
     )
 
-    learning_rate: float = field(default=0.01, metadata={"help": "Initial learning rate."})
-    weight_decay: float = field(default=5e-3, metadata={"help": "Weight decay of matrices, classifier left out."})
-    optim: str = field(default="sgd", metadata={"help": "Optimizer, by its name in transformers."})
-    optim_args: str | None = field(default="momentum=0.9", metadata={"help": "Options of the optimizer, as k=v."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule, by its name in transformers."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping by norm; 0 for none."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images a step and device, evaluation."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: images pass a transform."})
-    bf16: bool | None = field(
+    learning_rate: Annotated[float, Option("run", "[0, inf)")] = field(
+        default=0.01, metadata={"help": "Initial learning rate."}
+    )
+    weight_decay: Annotated[float, Option("optimization", "[0, inf)", first_stage=True)] = field(
+        default=5e-3, metadata={"help": "Weight decay of matrices, classifier left out."}
+    )
+    optim: Annotated[str, Option("optimization")] = field(
+        default="sgd", metadata={"help": "Optimizer, by its name in transformers."}
+    )
+    optim_args: Annotated[str | None, Option("optimization")] = field(
+        default="momentum=0.9", metadata={"help": "Options of the optimizer, as k=v."}
+    )
+    lr_scheduler_type: Annotated[str, Option("optimization")] = field(
+        default="cosine", metadata={"help": "Schedule, by its name in transformers."}
+    )
+    max_grad_norm: Annotated[float, Option("optimization", "[0, inf)")] = field(
+        default=0.0, metadata={"help": "Gradient clipping by norm; 0 for none."}
+    )
+    per_device_train_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+        default=64, metadata={"help": "Images a step and device."}
+    )
+    per_device_eval_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+        default=256, metadata={"help": "Images a step and device, evaluation."}
+    )
+    logging_strategy: Annotated[str, Option("run")] = field(
+        default="epoch", metadata={"help": "When to log: no, steps or epoch."}
+    )
+    save_strategy: Annotated[str, Option("run")] = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."}
+    )
+    save_total_limit: Annotated[int | None, Option("run")] = field(
+        default=1, metadata={"help": "Checkpoints to keep."}
+    )
+    remove_unused_columns: Annotated[bool, Option("run")] = field(
+        default=False, metadata={"help": "Always off: images pass a transform."}
+    )
+    bf16: Annotated[bool | None, Option("optimization")] = field(
         default=None,
         metadata={
             "help": "Compute in bfloat16; left out, where the hardware does so itself.",
@@ -171,26 +196,43 @@ class BCE3STrainingArguments(TrainingArguments):
             "const": True,
         },
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the published folder."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    logging_nan_inf_filter: Annotated[bool, Option("run")] = field(
+        default=False, metadata={"help": "Hide losses that are not finite."}
+    )
+    hub_strategy: Annotated[str, Option("hub")] = field(
+        default="end", metadata={"help": "Always end: what is pushed is the published folder."}
+    )
+    ddp_find_unused_parameters: Annotated[bool | None, Option("run")] = field(
+        default=False, metadata={"help": "Every parameter is used."}
+    )
+    num_train_epochs: Annotated[float, Option("run", "(0, inf)", first_stage=True)] = field(
+        default=3.0, metadata={"help": "Epochs to train."}
+    )
+    max_steps: Annotated[int, Option("run", first_stage=True)] = field(
+        default=-1, metadata={"help": "Steps to train, at least 1; -1 to go by num_train_epochs."}
+    )
+    warmup_steps: Annotated[float, Option("optimization", "[0, inf)", first_stage=True)] = field(
+        default=0, metadata={"help": "Steps in which the learning rate rises from 0; below 1, their share of all."}
+    )
+    gradient_accumulation_steps: Annotated[int, Option("run", "[1, inf)")] = field(
+        default=1, metadata={"help": "Batches whose gradients are added up for a step."}
+    )
+    fp16: Annotated[bool, Option("optimization")] = field(
+        default=False, metadata={"help": "Compute in float16, with loss scaling."}
+    )
+    torch_compile: Annotated[bool, Option("optimization")] = field(
+        default=False, metadata={"help": "Compile the model by torch.compile."}
+    )
+    dataloader_num_workers: Annotated[int, Option("run", "[0, inf)")] = field(
+        default=0, metadata={"help": "Processes that read images, for each process; 0 reads them in it."}
+    )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the token: transformers pickles the arguments into `training_args.bin`, beside the model."""
         return {**self.__dict__, "hub_token": None}
 
     def __post_init__(self) -> None:
-        check_loss_settings(self.lambda_ss, self.lambda_cc, self.contrastive_temperature)
-        if not 0 < self.negative_ratio <= 1:
-            raise ValueError(f"negative_ratio must be in (0, 1], got {self.negative_ratio}")
-        if self.absent_ratio is not None and not 0 <= self.absent_ratio <= 1:
-            raise ValueError(f"absent_ratio must be in [0, 1], got {self.absent_ratio}")
-        if not self.contrastive_warmup_epochs >= 0:
-            raise ValueError(f"contrastive_warmup_epochs must be at least 0, got {self.contrastive_warmup_epochs}")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
-        if self.uniformity_rows is not None and self.uniformity_rows < 1:
-            raise ValueError(f"uniformity_rows must be at least 1, got {self.uniformity_rows}")
+        check_options(self)
         if not torch.accelerator.is_available() and not is_torch_xla_available():
             self.use_cpu = True  # or transformers refuses bf16 and several processes
         if self.bf16 is None:
@@ -200,24 +242,10 @@ class BCE3STrainingArguments(TrainingArguments):
         self._check_inherited()
         self._check_mixing()
         self._check_samplers()
-        if self.class_balanced_beta is not None and not 0 <= self.class_balanced_beta < 1:
-            raise ValueError(f"class_balanced_beta must be in [0, 1), got {self.class_balanced_beta}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
         if self.ema_decay is not None and self.load_best_model_at_end:
             raise ValueError("load_best_model_at_end would choose by averaged weights and load others; drop ema_decay")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.layer_decay is not None and self.train_only_classifier:
             raise ValueError(f"layer_decay {self.layer_decay} does nothing with train_only_classifier; leave one out")
-        if self.lr_base_size is not None and self.lr_base_size < 1:
-            raise ValueError(f"lr_base_size must be at least 1, got {self.lr_base_size}")
-        if self.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
-            )
-        if HubStrategy(self.hub_strategy) is not HubStrategy.END:
-            raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
         super().__post_init__()
@@ -239,14 +267,8 @@ class BCE3STrainingArguments(TrainingArguments):
             known = [choice.value for choice in kind]
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name, least in LEAST.items():
-            if not least <= (getattr(self, name) or 0) < math.inf:
-                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         for name in ("seed", "data_seed"):
-            if not 0 <= (getattr(self, name) or 0) < 2**32:
-                raise ValueError(f"{name} must be in [0, 2^32), got {getattr(self, name)}")
-        if not 0 < self.num_train_epochs < math.inf:
-            raise ValueError(f"num_train_epochs must be above 0 and finite, got {self.num_train_epochs}")
+            check_within(name, getattr(self, name), "[0, 4294967296)")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be at least 1, or -1 to go by num_train_epochs, got {self.max_steps}")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
@@ -255,15 +277,18 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError("save_strategy best never saves without eval_strategy steps or epoch; give one")
         if not all("=" in option for option in (self.optim_args or "=").split(",")):
             raise ValueError(f"optim_args must be options as k=v, separated by commas, got {self.optim_args!r}")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
+            )
+        if HubStrategy(self.hub_strategy) is not HubStrategy.END:
+            raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")
         for name, (fitting, reason) in NOT_FOR_IMAGES.items():
             value = getattr(self, name, fitting)
             if value != fitting:
                 raise ValueError(f"{name} {value!r} is of no use here: {reason}; leave it out")
 
     def _check_mixing(self) -> None:
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.mixes and self.train_only_classifier:
             raise ValueError("mixup_alpha and cutmix_alpha are for the first stage; set them to 0")
         if not self.mixes and not self.plain_view:
@@ -290,6 +315,12 @@ class BCE3STrainingArguments(TrainingArguments):
     def mixes(self) -> bool:
         """Whether a step has mixed views."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def push_settings(self) -> dict[str, Any]:
+        """How to push, for `push_folder`."""
+        names = {"private": "private_repo", "revision": "revision", "tag": "tag", "commit_message": "commit_message"}
+        return {name: getattr(self, f"hub_{setting}") for name, setting in {**names, "token": "token"}.items()}
 
     @property
     def global_batch_size(self) -> int:

@@ -16,8 +16,8 @@ from bce3s_hf.models.backbone import fault_on_one_image
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 
 
-def check_model_and_arguments(model: Any, args: Any) -> None:
-    """Raise ValueError unless they are of this package, and go together."""
+def check_fit(model: Any, args: Any) -> None:
+    """Raise ValueError unless model and arguments are of this package and go together, OSError for the folder."""
     if not isinstance(model, BCE3SForImageClassification):
         raise ValueError(
             f"model must be a BCE3SForImageClassification, got {type(model).__name__}; make one with "
@@ -29,9 +29,10 @@ def check_model_and_arguments(model: Any, args: Any) -> None:
         raise ValueError("push_to_hub: a model with normalize_features True has no plain timm form; leave one out")
     if args.n_gpu > 1:
         raise ValueError(f"{args.n_gpu} GPUs in one process: start by `accelerate launch` or `torchrun` instead")
+    _check_writable(args.output_dir)
 
 
-def check_writable(folder: str) -> None:
+def _check_writable(folder: str) -> None:
     """Make a folder if need be, and raise OSError if nothing can be written there."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def check_writable(folder: str) -> None:
 
 
 def check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArguments) -> None:
-    """Refuse an approximate form of the uniformity loss that could not run, or that would cost more than the exact."""
+    """Refuse a sampled form of the uniformity loss that could not run."""
     form, rows, num_classes = model.config.uniformity, args.uniformity_rows, model.config.num_labels
     if args.train_only_classifier and rows is None:  # which has no uniformity loss
         return
@@ -53,12 +54,6 @@ def check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArgu
         )
     if rows is not None and rows > num_classes:
         raise ValueError(f"uniformity_rows must be at most the {num_classes} classes, got {rows}")
-    dim = model.classifier.in_features
-    if form == "bce_second_moment" and num_classes <= dim:
-        raise ValueError(
-            f"uniformity 'bce_second_moment' costs more than 'bce' where the {num_classes} classes are not more than "
-            f"the {dim} features; choose 'bce'"
-        )
 
 
 def check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> np.ndarray:
@@ -80,7 +75,51 @@ def check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str
     return labels
 
 
-def class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.ndarray:
+def prepare_datasets(
+    model: BCE3SForImageClassification,
+    args: BCE3STrainingArguments,
+    train_dataset: Dataset | None,
+    eval_dataset: Dataset | dict[str, Dataset] | None,
+) -> tuple[Dataset | None, Dataset | dict[str, Dataset] | None]:
+    """Check the data against the model, hold out validation images if asked, and tell the model its class counts.
+
+    Args:
+        model: A BCE3S classifier.
+        args: Of its training.
+        train_dataset: Images to train on, or None.
+        eval_dataset: To evaluate on, or None.
+
+    Returns:
+        Both; of the first without the images held out, which join the second under the name "validation".
+
+    Raises:
+        ValueError: If the data does not fit the model or the arguments, with what was found.
+    """
+    if train_dataset is not None:
+        for name in ("mixup_alpha", "cutmix_alpha", "validation_fraction"):
+            if getattr(args, name) and not isinstance(train_dataset, ImageDataset):
+                raise ValueError(
+                    f"{name} {getattr(args, name)} needs train_dataset to be an ImageDataset, got "
+                    f"{type(train_dataset).__name__}; wrap your images in one"
+                )
+        if args.validation_fraction:
+            train_dataset, validation = train_dataset.hold_out(args.validation_fraction, args.seed)
+            eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
+        model.config.class_counts = _class_counts(train_dataset, model).tolist()
+    if model.config.class_counts is None:
+        raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
+    for name, dataset in _by_name(eval_dataset).items():
+        check_labels(dataset, model, f"eval_dataset {name!r}")
+    return train_dataset, eval_dataset
+
+
+def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
+    if datasets is None:
+        return {}
+    return datasets if isinstance(datasets, dict) else {"test": datasets}
+
+
+def _class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.ndarray:
     """Training images of each class, (K,); warns of classes that have none."""
     labels = check_labels(dataset, model, "train_dataset")
     counts = np.bincount(labels, minlength=model.config.num_labels)
@@ -88,19 +127,9 @@ def class_counts(dataset: Dataset, model: BCE3SForImageClassification) -> np.nda
     if empty:
         warnings.warn(
             f"{len(empty)} of {len(counts)} classes have no training image and cannot be learnt: {empty[:10]}",
-            stacklevel=3,
+            stacklevel=4,
         )
     return counts
-
-
-def hold_out(dataset: Dataset, args: BCE3STrainingArguments) -> tuple[Dataset, Dataset]:
-    """A dataset without the share of each class that is held out, and that share."""
-    if not isinstance(dataset, ImageDataset):
-        raise ValueError(
-            f"validation_fraction {args.validation_fraction} needs train_dataset to be an ImageDataset, got "
-            f"{type(dataset).__name__}; wrap it, or split it yourself and pass the held-out part as eval_dataset"
-        )
-    return dataset.hold_out(args.validation_fraction, args.seed)
 
 
 def check_batches(model: BCE3SForImageClassification, args: BCE3STrainingArguments, num_draws: int) -> None:
@@ -126,21 +155,27 @@ def check_batches(model: BCE3SForImageClassification, args: BCE3STrainingArgumen
 
 
 def check_best_metric(
-    name: str, datasets: dict[str, Dataset], measure: Callable[[EvalPrediction], dict[str, float]], views: int
+    args: BCE3STrainingArguments,
+    datasets: Dataset | dict[str, Dataset] | None,
+    measure: Callable[[EvalPrediction], dict[str, float]],
 ) -> None:
     """Refuse a metric to choose the best model by that no evaluation will have.
 
     Args:
-        name: `metric_for_best_model`.
-        datasets: To evaluate on, by the name that their metrics begin with; "" for one alone.
-        measure: The metrics of predicted classes and scores, (N, 2 `views`), and labels (N,).
-        views: Ways in which an image is evaluated.
+        args: With `metric_for_best_model`.
+        datasets: To evaluate on; of several, their metrics begin with their names.
+        measure: The metrics of predicted classes and scores, (N, 2), or (N, 4) with `flip_averaging`, and labels (N,).
     """
+    if not args.metric_for_best_model or args.eval_strategy == "no":
+        return
     known = []
-    for prefix, dataset in datasets.items():
+    for prefix, dataset in (datasets if isinstance(datasets, dict) else {"": datasets}).items():
         labels = np.asarray(dataset.labels)
-        perfect = np.tile(np.stack([labels, np.ones(len(labels))], axis=1), views)
+        perfect = np.tile(np.stack([labels, np.ones(len(labels))], axis=1), 1 + args.flip_averaging)
         metrics = ["loss", *measure(EvalPrediction(perfect, labels))]
         known += [f"{prefix}_{metric}" if prefix else metric for metric in metrics]
-    if name.removeprefix("eval_") not in known:
-        raise ValueError(f"metric_for_best_model {name!r} is not measured here; choose one of {', '.join(known)}")
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"metric_for_best_model {args.metric_for_best_model!r} is not measured here; choose one of "
+            f"{', '.join(known)}"
+        )

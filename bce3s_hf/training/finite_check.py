@@ -1,19 +1,21 @@
 """Losses and gradients that are not finite: in which step that began, with what, and on which images."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
-from bce3s_hf.data import LongTailSampler, PartnerSampler, SampledRow
+from bce3s_hf.data import ImageDataset, LongTailSampler, PartnerSampler, SampledRow
 
 NEVER = 2**62  # step of what was finite in all steps
 TOTAL = "loss"
 PATIENCE = 40  # steps in which loss scaling may skip: a scale of 2^24 has then fallen below 2^-15
 
 
-class Fault(NamedTuple):
+class NotFinite(NamedTuple):
     """What was not finite, and in which step first.
 
     Attributes:
@@ -25,10 +27,10 @@ class Fault(NamedTuple):
     component: str
 
 
-class FiniteCheck:
-    """Remembers, for each loss term and each gradient, the first step in which it was not finite.
+class FiniteCheck(TrainerCallback):
+    """Remembers, for each loss term and each gradient of a training, the first step in which it was not finite.
 
-    That stays on the device until `fault` looks at it, so that no step makes the host wait. The gradients cost one
+    That stays on the device until `first` looks at it, so that no step makes the host wait. The gradients cost one
     pass over them in each step, for their norms; one whose norm is beyond float32, above 1e19, counts as not finite.
 
     Gradients of a scaled loss may overflow: their step is skipped, and the next has a lower scale. Those are at fault
@@ -36,6 +38,12 @@ class FiniteCheck:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._first: dict[tuple[str, ...], Tensor] = {}  # of names watched together, their steps, int64 (C,)
         self._parameters: dict[str, nn.Parameter] = {}
         self._scaled_step: int | None = None  # the last step that had scaled gradients
@@ -61,8 +69,8 @@ class FiniteCheck:
             self._watch(tuple(gradients), norms, step, forget=scaled)
             self._scaled_step = step if scaled else None
 
-    def fault(self, gather: Callable[[Tensor], Tensor]) -> Fault | None:
-        """The first fault of all processes, the same on each; None if all was finite. This waits for the device.
+    def first(self, gather: Callable[[Tensor], Tensor]) -> NotFinite | None:
+        """What was first not finite in any process, the same on each; None if nothing. This waits for the device.
 
         Of terms and their sum, the terms are named; of several gradients, that of the last parameter in the model's
         order, which the backward pass reached first.
@@ -81,8 +89,8 @@ class FiniteCheck:
         bad = [name for name, its_first in zip(names, first, strict=True) if its_first == step]
         terms = [name for name in bad if name not in self._parameters and name != TOTAL]
         if terms or TOTAL in bad:
-            return Fault(step, ", ".join(terms or [TOTAL]))
-        return Fault(step, bad[-1] if len(bad) == 1 else f"{bad[-1]} (and {len(bad) - 1} others)")
+            return NotFinite(step, ", ".join(terms or [TOTAL]))
+        return NotFinite(step, bad[-1] if len(bad) == 1 else f"{bad[-1]} (and {len(bad) - 1} others)")
 
     def _watch(self, names: tuple[str, ...], values: Tensor, step: int, *, forget: bool = False) -> None:
         first = self._first.get(names)
@@ -98,20 +106,53 @@ class FiniteCheck:
         return torch.where(first <= self._scaled_step - PATIENCE, first, NEVER)
 
 
-def draws_of_step(
-    sampler: LongTailSampler | PartnerSampler, step: int, *, steps_per_epoch: int, draws_per_step: int
-) -> list[SampledRow]:
-    """What all processes together drew for a step, drawn again: accelerate hands out consecutive batches in turns.
+def describe(
+    found: NotFinite,
+    dataset: Dataset,
+    sampler: LongTailSampler | PartnerSampler,
+    *,
+    steps_per_epoch: int,
+    images_per_step: int,
+) -> str:
+    """Sentences that name what was not finite, its step, and the images of that step.
 
-    The last step of an epoch may be filled up with first draws of the epoch, which are not among these.
+    Args:
+        found: Of `FiniteCheck.first`.
+        dataset: That was trained on.
+        sampler: Of the training; its epoch is changed.
+        steps_per_epoch: Steps of the optimizer in an epoch.
+        images_per_step: Images of a whole step, over all processes and accumulated batches.
+    """
+    rows = rows_of_step(sampler, found.step, steps_per_epoch=steps_per_epoch, rows_per_step=images_per_step)
+    images = _image_names(dataset, [row.row for row in rows])
+    if rows[0].partner is not None:
+        images += f", mixed with {_image_names(dataset, [row.partner for row in rows])}"
+    epoch = (found.step - 1) // steps_per_epoch + 1
+    return (
+        f"{found.component} is not finite, first in step {found.step}, in epoch {epoch}. Its images, by row of the "
+        f"training dataset: {images}."
+    )
+
+
+def _image_names(dataset: Dataset, rows: list[int]) -> str:
+    """Rows, with the paths of the images that have one."""
+    return ", ".join(dataset.image_names(rows) if isinstance(dataset, ImageDataset) else map(str, rows))
+
+
+def rows_of_step(
+    sampler: LongTailSampler | PartnerSampler, step: int, *, steps_per_epoch: int, rows_per_step: int
+) -> list[SampledRow]:
+    """Rows of a step over all processes, sampled again: accelerate hands out consecutive batches in turns.
+
+    The last step of an epoch may be filled up with first rows of the epoch, which are not among these.
 
     Args:
         sampler: Of the training; its epoch is changed.
         step: Of the optimizer, from 1.
         steps_per_epoch: Steps of the optimizer in an epoch.
-        draws_per_step: Images of a whole step, over all processes and accumulated batches.
+        rows_per_step: Images of a whole step, over all processes and accumulated batches.
     """
     epoch, place = divmod(step - 1, steps_per_epoch)
     sampler.set_epoch(epoch)
-    rows = list(sampler)[place * draws_per_step : (place + 1) * draws_per_step]
+    rows = list(sampler)[place * rows_per_step : (place + 1) * rows_per_step]
     return [row if isinstance(row, SampledRow) else SampledRow(row, 0, None) for row in rows]

@@ -9,45 +9,38 @@ import numpy as np
 import torch
 from timm.utils import distribute_bn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import EvalPrediction, TrainerCallback
+from torch.utils.data import DataLoader, Dataset
+from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from bce3s_hf.data import ImageDataset, LongTailSampler, PartnerSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
-from bce3s_hf.evaluation.metrics import long_tail_metrics
+from bce3s_hf.evaluation.compact_predictions import compact_metrics, compact_predictions, with_flip_average
+from bce3s_hf.hub.publish import publish
+from bce3s_hf.hub.push import create_repository, push_folder
 from bce3s_hf.losses import (
     bce_uniformity_optimum,
     class_balanced_weights,
     sample_absent_classes,
     sample_classes,
-    second_moment_error_bound,
     total_loss,
 )
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.models.parameter_groups import layer_decay_groups
 from bce3s_hf.training.arguments import BCE3STrainingArguments
+from bce3s_hf.training.callbacks import AVERAGE_FILE, EpochCallback, WeightAverage, unwrapped
 from bce3s_hf.training.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
-from bce3s_hf.training.checks import (
-    check_batches,
-    check_best_metric,
-    check_labels,
-    check_model_and_arguments,
-    check_uniformity,
-    check_writable,
-    class_counts,
-    hold_out,
-)
-from bce3s_hf.training.finite_check import TOTAL, FiniteCheck, draws_of_step
-from bce3s_hf.training.publishing_trainer import PublishingTrainer
+from bce3s_hf.training.checks import check_batches, check_best_metric, check_fit, check_uniformity, prepare_datasets
+from bce3s_hf.training.finite_check import TOTAL, FiniteCheck, describe
+from bce3s_hf.training.optimizers import check_optimizer_options, decayed_names, layer_decay_groups, naming
+from bce3s_hf.training.options import options_of, shown_parts
+from bce3s_hf.training.run_records import measure, run_record, test_images
 from bce3s_hf.training.saving_errors import saving
-from bce3s_hf.training.weight_average import AVERAGE_FILE, WeightAverage
 
 EVALUATED_ROWS = 32  # classes of the sampled uniformity loss, where a model is only evaluated
 
 
-class BCE3STrainer(PublishingTrainer):
+class BCE3STrainer(Trainer):
     """`transformers.Trainer` for `BCE3SForImageClassification`.
 
     It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all
@@ -89,59 +82,39 @@ class BCE3STrainer(PublishingTrainer):
             ValueError: If the data does not fit the model, with what was found.
             OSError: If the output folder cannot be written.
         """
-        check_model_and_arguments(model, args)
-        check_writable(args.output_dir)
-        if train_dataset is not None:
-            if args.mixes and not isinstance(train_dataset, ImageDataset):
-                raise ValueError(
-                    f"mixup_alpha and cutmix_alpha need train_dataset to be an ImageDataset, got "
-                    f"{type(train_dataset).__name__}; wrap your images in one"
-                )
-            if args.validation_fraction:
-                train_dataset, validation = hold_out(train_dataset, args)
-                eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
-            model.config.class_counts = class_counts(train_dataset, model).tolist()
-        if model.config.class_counts is None:
-            raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
-        for name, dataset in _by_name(eval_dataset).items():
-            check_labels(dataset, model, f"eval_dataset {name!r}")
+        check_fit(model, args)
+        train_dataset, eval_dataset = prepare_datasets(model, args, train_dataset, eval_dataset)
         if not args.train_only_classifier:  # which uses none of them: they stay those of the first stage
-            model.config.lambda_ss = args.lambda_ss
-            model.config.contrastive_reduction = args.contrastive_reduction
-            model.config.lambda_cc = args.lambda_cc
-            model.config.contrastive_temperature = args.contrastive_temperature
+            for name, option in options_of(type(args)).items():
+                if option.in_config:
+                    setattr(model.config, name, getattr(args, name))
         kwargs.setdefault("data_collator", collate_images)
-        kwargs.setdefault("compute_metrics", self._long_tail_metrics)
-        kwargs.setdefault("preprocess_logits_for_metrics", self._predictions)
+        kwargs.setdefault("compute_metrics", self._metrics)
+        kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: compact_predictions(model, logits))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        if (
-            args.metric_for_best_model
-            and args.eval_strategy != "no"
-            and self.compute_metrics == self._long_tail_metrics
-        ):
-            named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-            check_best_metric(args.metric_for_best_model, named, self._long_tail_metrics, 1 + args.flip_averaging)
+        if self.compute_metrics == self._metrics:
+            check_best_metric(args, self.eval_dataset, self._metrics)
         if args.channels_last and not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
             model.to(memory_format=torch.channels_last)
-        self.add_callback(_EpochCallback(self))
         if args.train_only_classifier:
             model.train_only_classifier()
         self._class_weights: Tensor | None = None
         if args.class_balanced_beta is not None:
             weights = class_balanced_weights(model.config.class_counts, args.class_balanced_beta)
             self._class_weights = weights.to(args.device)
+        self._epochs, self._finite_check = EpochCallback(train_dataset), FiniteCheck()
+        self.add_callback(self._epochs)
+        self.add_callback(self._finite_check)
         self.weight_average = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError(f"ema_decay {args.ema_decay} needs whole weights on every device; leave it out")
             self.weight_average = WeightAverage(model, args.ema_decay)
             self.add_callback(self.weight_average)
-        self.train_sampler: LongTailSampler | PartnerSampler | None = None
         self._substep = 0
         self._term_sums: dict[str, Tensor] = {}
         self._term_count = 0
         self._to_remember: tuple[Tensor, Tensor] | None = None
-        self._finite_check = FiniteCheck()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; True, or "last", is the newest whole checkpoint in the output folder.
@@ -159,6 +132,7 @@ class BCE3STrainer(PublishingTrainer):
                 raise ValueError(
                     f"resume_from_checkpoint last: {folder!r} holds no whole checkpoint; leave it out to start anew"
                 )
+        self.model.config.score_thresholds = None  # fitted to the model as it was
         return super().train(resume_from_checkpoint and str(resume_from_checkpoint), *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | PartnerSampler:
@@ -170,15 +144,15 @@ class BCE3STrainer(PublishingTrainer):
         first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
         check_batches(self.model, args, len(first))
         if not isinstance(dataset, ImageDataset):
-            self.train_sampler = first
+            self._epochs.sampler = first
             return first
         partner = None
         if args.mixes:
             name, power = args.partner_sampler or "instance", args.partner_sampler_power
             settings["num_epochs"] = self._num_epochs(len(first))
             partner = LongTailSampler(dataset.labels, name, power=power, stream=1, **settings)
-        self.train_sampler = PartnerSampler(first, partner)
-        return self.train_sampler
+        self._epochs.sampler = PartnerSampler(first, partner)
+        return self._epochs.sampler
 
     def _num_epochs(self, num_draws: int) -> int:
         """Epochs that the training will have, if each draws so many images; as transformers counts them."""
@@ -199,62 +173,28 @@ class BCE3STrainer(PublishingTrainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Matrices only, as timm does, without those that the backbone excludes.
-
-        A classifier whose vectors are used at length one is left out: decay would change no output but raise the
-        effective learning rate.
-        """
-        model = self.accelerator.unwrap_model(model)
-        without = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
-        excluded = {f"backbone.{name}" for name in without}
-        if model.config.normalize_classifier:
-            excluded.add("classifier.weight")
-        return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in excluded]
+        """Of `optimizers.decayed_names`."""
+        return decayed_names(self.accelerator.unwrap_model(model))
 
     def get_optimizer_cls_and_kwargs(self, args: BCE3STrainingArguments, *model: Any) -> tuple[Any, dict[str, Any]]:
         """As in transformers, with the learning rate for the global batch, lower in lower layers if asked for."""
         optimizer_class, options = super().get_optimizer_cls_and_kwargs(args, *model)
         options["lr"] = args.scaled_learning_rate
         if args.layer_decay is not None:
-            groups = layer_decay_groups(
-                self.model,
-                self.get_decay_parameter_names(self.model),
-                learning_rate=options["lr"],
-                weight_decay=args.weight_decay,
-                layer_decay=args.layer_decay,
-            )
-            options["params"] = groups[::-1]  # transformers logs the rate of the first: that of the classifier
-        given = [option.partition("=")[0].strip() for option in (args.optim_args or "").split(",") if option]
-        unused = [name for name in given if name not in options]
-        if unused and optimizer_class.__module__.startswith(("torch.optim", "transformers")):
-            raise ValueError(f"{unused[0]} is no option that transformers passes on to it; leave it out")
+            decays = {"weight_decay": args.weight_decay, "layer_decay": args.layer_decay}
+            options["params"] = layer_decay_groups(self.model, learning_rate=options["lr"], **decays)
+        check_optimizer_options(args, optimizer_class, options)
         return optimizer_class, options
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
-        """As in transformers.
-
-        Raises:
-            ValueError: If it cannot be made, such as one of a package that is not installed.
-        """
-        try:
+        """As in transformers; a ValueError names the settings of one that cannot be made."""
+        with naming(self.args, "optim", "optim_args"):
             return super().create_optimizer(*model)
-        except (ImportError, TypeError, ValueError) as error:
-            optim, options = self.args.optim.value, self.args.optim_args
-            raise ValueError(f"cannot make optim {optim!r} with optim_args {options!r}: {error}") from error
 
     def create_scheduler(self, num_training_steps: int, *optimizer: Any, **kwargs: Any) -> Any:
-        """As in transformers.
-
-        Raises:
-            ValueError: If it cannot be made, such as one that needs more arguments.
-        """
-        try:
+        """As in transformers; a ValueError names the settings of one that cannot be made."""
+        with naming(self.args, "lr_scheduler_type", "lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, *optimizer, **kwargs)
-        except (TypeError, ValueError) as error:
-            kind, options = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
-            raise ValueError(
-                f"cannot make lr_scheduler_type {kind!r} with lr_scheduler_kwargs {options}: {error}"
-            ) from error
 
     def compute_loss(
         self,
@@ -263,9 +203,15 @@ class BCE3STrainer(PublishingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term."""
+        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term.
+
+        In evaluation with `flip_averaging`, logits are (B, 2, K): of the images, and averaged over the flip.
+        """
         if not model.training:
             outputs = model(**inputs, **self._draw_rows(inputs["labels"].device))
+            if self.args.flip_averaging:
+                mirrored = model(pixel_values=inputs["pixel_values"].flip(-1))
+                outputs["logits"] = with_flip_average(outputs["logits"], mirrored["logits"])
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         labels = self._gather(inputs["labels"])
         views = self._with_mixed_views(inputs)
@@ -316,7 +262,7 @@ class BCE3STrainer(PublishingTrainer):
         return inputs
 
     def _augmented(self, images: Tensor, seeds: np.ndarray) -> Tensor:
-        dataset = _unwrapped(self.train_dataset)
+        dataset = unwrapped(self.train_dataset)
         if getattr(dataset, "batch_augmentation", None) is None:
             raise ValueError(
                 f"the images are to be augmented by the batch, but train_dataset, a {type(dataset).__name__}, has no "
@@ -347,31 +293,26 @@ class BCE3STrainer(PublishingTrainer):
             if form.startswith("bce") and form != "bce_grouped" and "loss_uniformity" in logs:  # of another optimum
                 optimum = bce_uniformity_optimum(self.model.config.num_labels)
                 logs["uniformity_excess"] = logs["loss_uniformity"] - optimum
-            if form == "bce_second_moment" and "loss_uniformity" in logs:
-                logs["uniformity_error_bound"] = second_moment_error_bound(self.model.classifier.weight).item()
             self._term_sums, self._term_count = {}, 0
         super().log(logs, start_time)
 
     def _stop_if_not_finite(self) -> None:
-        fault = self._finite_check.fault(self._gather)
-        if fault is None:
+        found = self._finite_check.first(self._gather)
+        if found is None:
             return
         args = self.args
-        steps = max(1, math.ceil(len(self.callback_handler.train_dataloader) / args.gradient_accumulation_steps))
         batch = self._train_batch_size * (1 if self.accelerator.split_batches else args.world_size)
-        draws = draws_of_step(
-            self.train_sampler,
-            fault.step,
-            steps_per_epoch=steps,
-            draws_per_step=batch * args.gradient_accumulation_steps,
+        batches = len(self.callback_handler.train_dataloader)
+        text = describe(
+            found,
+            self.train_dataset,
+            self._epochs.sampler,
+            steps_per_epoch=max(1, math.ceil(batches / args.gradient_accumulation_steps)),
+            images_per_step=batch * args.gradient_accumulation_steps,
         )
-        images = _image_names(self.train_dataset, [draw.row for draw in draws])
-        if draws[0].partner is not None:
-            images += f", mixed with {_image_names(self.train_dataset, [draw.partner for draw in draws])}"
         raise FloatingPointError(
-            f"{fault.component} is not finite, first in step {fault.step}, in epoch {(fault.step - 1) // steps + 1}. "
-            f"Its images, by row of the training dataset: {images}. Lower learning_rate {args.learning_rate} or set "
-            f"max_grad_norm, and {how_to_go_on(args.output_dir, before=fault.step)}"
+            f"{text} Lower learning_rate {args.learning_rate} or set max_grad_norm, and "
+            f"{how_to_go_on(args.output_dir, before=found.step)}"
         )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -380,21 +321,6 @@ class BCE3STrainer(PublishingTrainer):
             if self.args.world_size > 1:  # each process has its own statistics; those of the first are saved
                 distribute_bn(self.model, self.args.world_size, reduce=False)
             return super().evaluation_loop(*args, **kwargs)
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """As in transformers; with `flip_averaging`, logits (B, 2, K): of the images, and averaged over the flip."""
-        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if self.args.flip_averaging and logits is not None:
-            mirrored = {"pixel_values": inputs["pixel_values"].flip(-1)}
-            _, of_mirrored, _ = super().prediction_step(model, mirrored, False, ignore_keys)
-            logits = torch.stack([logits, (logits + of_mirrored) / 2], dim=1)
-        return loss, logits, labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers; the averaged weights if there are any. A checkpoint holds both.
@@ -498,57 +424,67 @@ class BCE3STrainer(PublishingTrainer):
         """Of this step's random choices: the same in all processes and after a resume."""
         return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
 
-    def _predictions(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Predicted class and its score, (B, 2), all that the metrics need of (B, K) logits; of (B, 2, K), (B, 4)."""
-        logits = logits.float()
-        predictions = logits.argmax(dim=-1, keepdim=True)  # not of the scores: large logits all have Sigmoid 1
-        scores = self.model.scores(logits).gather(-1, predictions)
-        return torch.cat([predictions.float(), scores], dim=-1).flatten(1)
+    def _metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
+        return compact_metrics(evaluation.predictions, evaluation.label_ids, self.model.config.class_counts)
 
-    def _long_tail_metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
-        columns, counts = evaluation.predictions.T, np.asarray(self.model.config.class_counts)
-        found = {}
-        for prefix, predictions, scores in zip(("", "flip_"), columns[::2], columns[1::2], strict=False):
-            metrics = long_tail_metrics(predictions.astype(int), evaluation.label_ids, scores, counts)
-            found |= {f"{prefix}{name}": value for name, value in metrics.items()}
-        return found
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in transformers, when the Trainer is made; a missing token or right is known before the training."""
+        if not self.is_world_process_zero():
+            return
+        args = self.args
+        self.hub_model_id = create_repository(
+            args.hub_model_id or Path(args.output_dir).absolute().name,
+            private=args.hub_private_repo if private is None else private,
+            tag=args.hub_tag,
+            token=token or args.hub_token,
+        )
+        self.push_in_progress = None
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        *,
+        record: dict[str, Any] | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        dataset: str | None = None,
+    ) -> str | None:
+        """Save the model, write the folder to publish into the output folder's `published`, and push that.
 
-class _EpochCallback(TrainerCallback):
-    """Tell sampler and dataset the epoch; accelerate reaches neither through the loader of a resumed epoch.
+        Nothing else is pushed: neither checkpoints nor `training_args.bin`.
 
-    Thresholds that were fitted to a model end with its further training.
-    """
+        Args:
+            commit_message: `args.hub_commit_message` if None.
+            record: For the card; if None, `run_record` of this Trainer, for which it tests the model.
+            token: `args.hub_token` if None, or that of HF_TOKEN or `hf auth login`.
+            revision: Branch, made if need be; `args.hub_revision` if None.
+            private: Whether a new repository is private; `args.hub_private_repo` if None.
+            dataset: Name or Hub id of the dataset, for the card.
 
-    def __init__(self, trainer: BCE3STrainer) -> None:
-        self.trainer = trainer
+        Returns:
+            URL of the commit; None on all processes but the first.
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.model.config.score_thresholds = None
-        self.trainer._finite_check = FiniteCheck()
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        epoch = int(state.epoch or 0)
-        self.trainer.train_sampler.set_epoch(epoch)
-        dataset = _unwrapped(self.trainer.train_dataset)
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(epoch)
-
-
-def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
-    if datasets is None:
-        return {}
-    return datasets if isinstance(datasets, dict) else {"test": datasets}
-
-
-def _unwrapped(dataset: Dataset | None) -> Dataset | None:
-    """A dataset, or that which a Subset is of."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
-
-
-def _image_names(dataset: Dataset, rows: list[int]) -> str:
-    """Rows, with the paths of the images that have one."""
-    names = dataset.image_names(rows) if isinstance(dataset, ImageDataset) else map(str, rows)
-    return ", ".join(names)
+        Raises:
+            PushError: If there is no token, right or connection; the folder is written before.
+        """
+        self.save_model(_internal_call=True)
+        if record is None:
+            record = run_record(self, None if test_images(self) is None else measure(self))
+        if not self.is_world_process_zero():
+            return None
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        if dataset is not None:
+            record = {**record, "data": {"dataset": dataset}}
+        args = self.args
+        folder = publish(
+            args.output_dir,
+            record=record,
+            parts=shown_parts(type(args)),
+            repo_id=self.hub_model_id,
+            license=args.hub_license,
+        )
+        given = {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
+        given = {name: value for name, value in given.items() if value is not None}
+        return push_folder(folder, self.hub_model_id, **{**args.push_settings, **given})

@@ -16,9 +16,11 @@ from bce3s_hf.data import SplitManifest, load_images, normalize
 from bce3s_hf.evaluation.evaluate import EvaluationArguments
 from bce3s_hf.evaluation.records import training_record
 from bce3s_hf.evaluation.thresholds import ThresholdArguments
-from bce3s_hf.experiments.run import build_model, load_splits, measure, run
+from bce3s_hf.experiments.run import build_model, run
 from bce3s_hf.experiments.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.training.run_records import measure
 
 RECIPES = ROOT / "recipes"
 TRAINING = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, LongTailSampler, SplitManifest
 from bce3s_hf.data import normalize
 from bce3s_hf.experiments import second_stage
-from bce3s_hf.experiments.run import Splits, build_model, build_trainer, run
+from bce3s_hf.experiments.run import build_model, build_trainer, run
 from bce3s_hf.experiments.second_stage import (
     METHODS,
     SecondStageArguments,
@@ -26,6 +26,7 @@ from bce3s_hf.experiments.second_stage import (
     train_both_stages,
 )
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import Splits
 
 COUNTS = [60, 43, 30, 22, 15, 11, 8, 5, 4, 3]
 STAGE = {

@@ -20,8 +20,9 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, eval_transform
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.hub.push import PushArguments, PushError, create_repository, push_folder
 from bce3s_hf.models.timm_folder import PUBLISHED_FILES
 

@@ -265,7 +265,8 @@ sys.path.insert(0, "tests")
 from test_finite_check import spoil_gradient, spoil_loss
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits
+from bce3s_hf.experiments.run import build_model, build_trainer
+from bce3s_hf.experiments.splits import load_splits
 
 folder, kind = sys.argv[1:]
 args = BCE3STrainingArguments(folder, per_device_train_batch_size=8, max_steps=20, save_strategy="steps", save_steps=4,

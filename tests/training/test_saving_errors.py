@@ -23,7 +23,8 @@ sys.path.insert(0, "tests")
 from transformers import TrainerCallback
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits, run
+from bce3s_hf.experiments.run import build_model, build_trainer, run
+from bce3s_hf.experiments.splits import load_splits
 
 folder, kind = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=True)

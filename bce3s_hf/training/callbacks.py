@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, saved beside every checkpoint."""
+"""What happens at the Trainer's epochs and steps: sampler and dataset are told the epoch, weights are averaged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.utils.data import Dataset, Sampler, Subset
 from transformers import TrainerCallback
 
 AVERAGE_FILE = "ema.safetensors"
@@ -64,3 +65,27 @@ class WeightAverage(TrainerCallback):
 
     def _start(self) -> None:
         self.average = ModelEmaV3(self.model, self.decay, use_warmup=True, warmup_power=1.0)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the sampler and a training dataset that has `set_epoch` the epoch.
+
+    accelerate reaches neither through the loader of a resumed epoch.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = unwrapped(dataset)
+        self.sampler: Sampler | None = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = int(state.epoch or 0)
+        self.sampler.set_epoch(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+def unwrapped(dataset: Dataset) -> Dataset:
+    """A dataset, or that which a Subset is of."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from bce3s_hf import BCE3SForImageClassification
-from bce3s_hf.training.weight_average import AVERAGE_FILE, WeightAverage
+from bce3s_hf.training.callbacks import AVERAGE_FILE, WeightAverage
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Learning rates that fall from layer to layer, against timm's own, and who is in which group."""
+"""Which parameters are decayed, learning rates that fall from layer to layer, and who is in which group."""
 
 from itertools import pairwise
 
@@ -8,10 +8,9 @@ import torch
 from timm.optim import param_groups_layer_decay
 
 from bce3s_hf.models import BCE3SForImageClassification, ResNetCifar
-from bce3s_hf.models.parameter_groups import layer_decay_groups
+from bce3s_hf.training.optimizers import decayed_names, layer_decay_groups
 
 BACKBONES = [("test_vit", 32), ("test_convnext", 32), ("resnet20_cifar", 8)]
-EXCLUDED = {"classifier.weight", "backbone.pos_embed", "backbone.layer1.0.conv1.weight"}
 SETTINGS = {"learning_rate": 0.8, "weight_decay": 0.05, "layer_decay": 0.5}
 
 every_backbone = pytest.mark.parametrize(("name", "image_size"), BACKBONES)
@@ -23,12 +22,8 @@ def build(name="test_vit", image_size=32, **settings):
     )
 
 
-def decayed_names(model):
-    return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in EXCLUDED]
-
-
 def groups_of(model, **settings):
-    return layer_decay_groups(model, decayed_names(model), **{**SETTINGS, **settings})
+    return layer_decay_groups(model, **{**SETTINGS, **settings})
 
 
 def by_name(model, groups, key):

@@ -1,0 +1,89 @@
+"""What the optimizer gets: which parameters have weight decay, and a learning rate that falls from layer to layer."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from timm.optim import param_groups_layer_decay
+
+from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.training.arguments import BCE3STrainingArguments
+
+
+def decayed_names(model: BCE3SForImageClassification) -> list[str]:
+    """Names of the parameters with weight decay: matrices, as in timm, without those that the backbone excludes.
+
+    A classifier whose vectors are used at length one is left out: decay would change no output but raise the
+    effective learning rate.
+    """
+    without = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
+    excluded = {f"backbone.{name}" for name in without}
+    if model.config.normalize_classifier:
+        excluded.add("classifier.weight")
+    return [name for name, value in model.named_parameters() if value.ndim > 1 and name not in excluded]
+
+
+def layer_decay_groups(
+    model: BCE3SForImageClassification, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Groups whose learning rate is multiplied by `layer_decay` for every layer below the last, as timm counts them.
+
+    Args:
+        model: Its classifier and projector learn at the full rate.
+        learning_rate: Of the last layer.
+        weight_decay: Of the parameters of `decayed_names`; the others have none.
+        layer_decay: Factor a layer, in (0, 1].
+
+    Returns:
+        Groups for a torch optimizer, those of the full rate first: transformers logs the rate of the first group.
+
+    Raises:
+        ValueError: If timm knows no layers of this backbone.
+    """
+    backbone, decayed = model.backbone, set(decayed_names(model))
+    if not hasattr(backbone, "group_matcher"):
+        raise ValueError(f"layer_decay {layer_decay}: timm knows no layers of {model.config.backbone!r}; leave it out")
+    of_backbone = dict(backbone.named_parameters())
+    complete = copy.deepcopy(backbone, {id(value): value for value in of_backbone.values()})  # with these parameters
+    complete.reset_classifier(1)  # timm counts the classifier as a layer, or as a part of the last
+    groups = param_groups_layer_decay(
+        complete,
+        weight_decay=weight_decay,
+        no_weight_decay_list=[name for name in of_backbone if f"backbone.{name}" not in decayed],
+        layer_decay=layer_decay,
+    )
+    heads = [item for item in model.named_parameters() if not item[0].startswith("backbone.")]
+    for decays in (False, True):
+        parameters = [value for name, value in heads if value.requires_grad and (name in decayed) == decays]
+        groups.append({"params": parameters, "lr_scale": 1.0, "weight_decay": weight_decay * decays})
+    own = {id(value) for value in model.parameters()}
+    found = []
+    for group in reversed(groups):
+        parameters = [value for value in group["params"] if id(value) in own]
+        if parameters:
+            rate = learning_rate * group["lr_scale"]
+            found.append({"params": parameters, "lr": rate, "weight_decay": group["weight_decay"]})
+    return found
+
+
+def check_optimizer_options(args: BCE3STrainingArguments, optimizer_class: type, options: dict[str, Any]) -> None:
+    """Raise ValueError for an option in `optim_args` that transformers does not pass on to the optimizer."""
+    given = [option.partition("=")[0].strip() for option in (args.optim_args or "").split(",") if option]
+    unused = [name for name in given if name not in options]
+    if unused and optimizer_class.__module__.startswith(("torch.optim", "transformers")):
+        raise ValueError(f"{unused[0]} is no option that transformers passes on to it; leave it out")
+
+
+@contextmanager
+def naming(args: BCE3STrainingArguments, setting: str, options: str) -> Iterator[None]:
+    """Let the errors of making an optimizer or a schedule name the two settings that it was made from.
+
+    Raises:
+        ValueError: If it cannot be made, such as one of a package that is not installed.
+    """
+    try:
+        yield
+    except (ImportError, TypeError, ValueError) as error:
+        name, given = getattr(args, setting), getattr(args, options)
+        raise ValueError(f"cannot make {setting} {name.value!r} with {options} {given!r}: {error}") from error
