@@ -12,20 +12,18 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from bce3s_hf.evaluation.evaluate import (
-    FLIP,
-    NO_FLIP,
-    EvaluationArguments,
-    collect_outputs,
+from bce3s_hf.evaluation.model_evaluation import (
+    draw_evaluation,
     evaluate,
     evaluation_dataset,
     evaluation_tables,
     save_evaluation,
 )
-from bce3s_hf.evaluation.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
+from bce3s_hf.evaluation.outputs import collect_outputs
+from bce3s_hf.experiments.evaluation_settings import EvaluationArguments
 from bce3s_hf.experiments.run import load_checkpoint
-from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 from bce3s_hf.text import printable
 
 
@@ -46,14 +44,8 @@ def main() -> None:
         save_evaluation(evaluation, folder / "evaluation.json", **context)
         print(f"\n{printable(title)}, {len(test)} test images\n\n{evaluation_tables(evaluation)}")
         if args.plots:
-            counts = evaluation.per_class["training_images"]
-            accuracies = {name.replace("_", " "): evaluation.per_class[f"accuracy_{name}"] for name in (NO_FLIP, FLIP)}
-            plot_per_class_accuracy(accuracies, counts, folder / "per_class_accuracy.png", title)
-            plot_calibration(evaluation.curves[NO_FLIP], folder / "calibration.png", title)
-            weight = model.classifier.weight.detach().cpu().numpy()
-            plot_classifier_cosines(weight, counts, folder / "classifier_cosines.png", title)
-            features, labels = outputs.features.numpy(), outputs.labels.numpy()
-            plot_features(features, labels, counts, splits.class_names, folder / "tsne.png", title)
+            names = splits.class_names
+            draw_evaluation(evaluation, outputs, model, folder, class_names=names, title=title)
         print(f"\nSaved in {folder}")
 
 

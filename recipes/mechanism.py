@@ -10,15 +10,11 @@ epochs. Prints a table. A run that is still training can be looked at, too. Need
 """
 
 import argparse
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
-from bce3s_hf.evaluation.plots import plot_by_class, plot_cosines_over_training
-from bce3s_hf.evaluation.provenance import provenance
-from bce3s_hf.experiments.mechanism import DEFINITIONS, measure_run, mechanism_table, open_runs
+from bce3s_hf.evaluation.gradient_shares import mechanism_table
+from bce3s_hf.experiments.mechanism import draw_mechanism, measure_run, open_runs, save_mechanism
 
 
 def main() -> None:
@@ -30,32 +26,11 @@ def main() -> None:
     if find_spec("matplotlib") is None:
         parser.error('the pictures need matplotlib: pip install "bce3s_hf[plots]"')
     runs = open_runs(args.runs)
-    folder = args.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     records = {run.name: measure_run(run, batch_size=args.batch_size) for run in runs}
-    content = {**provenance(), "definitions": DEFINITIONS, "runs": records}
-    (folder / "mechanism.json").write_text(json.dumps(content, indent=1) + "\n")
-
-    counts = np.array(runs[0].class_counts)
-    values = {
-        quantity: {name: np.array(record["per_class"][quantity], float) for name, record in records.items()}
-        for quantity in ("bce_push", "ce_push", "test_compactness")
-    }
-    panels = {"push share, BCE form": values["bce_push"], "push share, CE form": values["ce_push"]}
-    title = "Share of other classes' images in the gradient of each classifier vector"
-    plot_by_class(panels, counts, folder / "push_shares.png", title)
-    panels = {"mean cos(feature, class mean)": values["test_compactness"]}
-    plot_by_class(panels, counts, folder / "compactness.png", "Compactness of the classes, test images")
-    curves = {
-        name: {
-            "epoch": [point["epoch"] for point in record["checkpoints"]],
-            "mean": [point["classifier_cosine"]["mean"] for point in record["checkpoints"]],
-            "std": [point["classifier_cosine"]["std"] for point in record["checkpoints"]],
-        }
-        for name, record in records.items()
-    }
-    plot_cosines_over_training(curves, folder / "classifier_cosines.png", "Cosines of all pairs of classifier vectors")
-    print(f"\n{mechanism_table(records)}\n\nSaved in {folder}")
+    save_mechanism(records, args.output_dir)
+    draw_mechanism(records, args.output_dir)
+    print(f"\n{mechanism_table(records)}\n\nSaved in {args.output_dir}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import tqdm
 
-from bce3s_hf.evaluation.prediction import check_csv, find_images, predict_images, prediction_text, summary, write_csv
+from bce3s_hf.evaluation.prediction import (
+    check_csv,
+    counts_text,
+    find_images,
+    predict_images,
+    prediction_text,
+    write_csv,
+)
 from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.text import printable
 
@@ -46,7 +53,7 @@ def main() -> None:
     counts = write_csv(
         tqdm(predictions, total=len(images), desc="images"), file, min(args.top_k, model.config.num_labels)
     )
-    print(f"{summary(counts)}\n\nSaved in {printable(file)}")
+    print(f"{counts_text(counts)}\n\nSaved in {printable(file)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Long-tailed metrics: accuracy by class and by training count, calibration, geometry of features and classifier.
+"""Long-tailed metrics: accuracy and calibration, by class and by training count.
 
 scikit-learn is imported where it is used: that takes longer than to import the rest of this package.
 """
@@ -19,11 +19,18 @@ def shot_groups(class_counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
 
 
+def images_by_group(labels: np.ndarray, class_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (N,) of "all" images, and of those of Many, Medium and Few classes; a group without images is left out."""
+    groups = {"all": np.ones(len(labels), bool)}
+    groups |= {name: mask[labels] for name, mask in shot_groups(class_counts).items()}
+    return {name: members for name, members in groups.items() if members.any()}
+
+
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Share of each class's images that are predicted right, (K,) in [0, 1]; nan for a class without test image."""
-    totals = np.bincount(labels, minlength=num_classes)
-    hits = np.bincount(labels[predictions == labels], minlength=num_classes)
-    return np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+    from sklearn.metrics import recall_score
+
+    return recall_score(labels, predictions, labels=range(num_classes), average=None, zero_division=np.nan)
 
 
 @dataclass(frozen=True)
@@ -62,79 +69,12 @@ def calibration_curve(hits: np.ndarray, confidences: np.ndarray, bins: int = 15)
     )
 
 
-def class_means(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Mean m_k of the features (N, D) of each class, float32 (K, D); nan for a class without images."""
-    means = np.full((num_classes, features.shape[1]), np.nan, np.float32)
-    for label in np.unique(labels):
-        means[label] = features[labels == label].mean(axis=0)
-    return means
-
-
-def class_compactness(features: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Within-class similarity: mean over the images i of class k of cos(x_i, m_k).
-
-    The paper (arXiv 2511.14097) reports such a figure, 95.47 in percent, and its code does not show how it is
-    measured; this formula is ours. A class of one image has compactness 1, whatever its feature is.
-
-    Args:
-        features: x, shape (N, D), as the backbone gives them.
-        labels: Class of each, int (N,).
-        means: m, mean of the features of each class, shape (K, D), from `class_means`.
-
-    Returns:
-        (K,) in [-1, 1]; nan for a class without images.
-    """
-    from sklearn.preprocessing import normalize
-
-    cosines = np.einsum("nd,nd->n", normalize(features), normalize(means[labels]))
-    totals = np.bincount(labels, minlength=len(means))
-    sums = np.bincount(labels, cosines, len(means))
-    return np.divide(sums, totals, out=np.full(len(means), np.nan), where=totals > 0)
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How K directions lie to each other.
-
-    Args:
-        separability: 1 - max over j != k of cos(v_k, v_j): distance to the nearest other direction, (K,) in [0, 2].
-        cosine_mean: Mean of cos(v_k, v_j) over all j != k.
-        cosine_std: Standard deviation of the same.
-    """
-
-    separability: np.ndarray
-    cosine_mean: float
-    cosine_std: float
-
-
-def separation(vectors: np.ndarray) -> Separation:
-    """Separability of each of K classifier vectors, or class means, and the spread of all their cosines.
-
-    A simplex ETF has separability K / (K - 1), cosine mean -1 / (K - 1) and cosine std 0. The paper reports "std of
-    classifier separability 0.106" without a formula and its code has none; that a class counts by its nearest other
-    class is ours. Class means are taken as they are, not centred: behind a ReLU their cosines are at least 0.
-
-    Args:
-        vectors: v, shape (K >= 2, D), any length; one matrix (K, K) is held in their precision.
-
-    Raises:
-        ValueError: If there are fewer than 2 vectors.
-    """
-    from sklearn.preprocessing import normalize
-
-    if len(vectors) < 2:
-        raise ValueError(f"vectors must have at least 2 rows, got shape {vectors.shape}")
-    unit = normalize(vectors)
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -np.inf)
-    separability = 1 - cosines.max(axis=1)
-    pairs = len(cosines) * (len(cosines) - 1)
-    np.fill_diagonal(cosines, 0)
-    mean = cosines.sum(dtype=np.float64) / pairs
-    cosines -= mean  # in place: at K = 8142 each matrix takes 265 MB
-    np.fill_diagonal(cosines, 0)
-    variance = np.square(cosines, out=cosines).sum(dtype=np.float64) / pairs
-    return Separation(separability, float(mean), float(np.sqrt(variance)))
+def calibration_by_group(
+    hits: np.ndarray, confidences: np.ndarray, labels: np.ndarray, class_counts: np.ndarray
+) -> dict[str, CalibrationCurve]:
+    """Calibration of the `images_by_group`, from `hits` and `confidences` as of `calibration_curve`."""
+    groups = images_by_group(labels, class_counts)
+    return {name: calibration_curve(hits[members], confidences[members]) for name, members in groups.items()}
 
 
 def long_tail_metrics(
@@ -160,19 +100,19 @@ def long_tail_metrics(
     hits = predictions == labels
     by_class = per_class_accuracy(predictions, labels, num_classes)
     worst = int(np.nanargmin(by_class))
+    curves = calibration_by_group(hits, confidences, labels, class_counts)
     metrics = {
         "accuracy": float(hits.mean()),
         "balanced_accuracy": float(np.nanmean(by_class)),
         "macro_f1": float(f1_score(labels, predictions, labels=range(num_classes), average="macro", zero_division=0)),
         "worst_class_accuracy": float(by_class[worst]),
         "worst_class": worst,
-        "ece": calibration_curve(hits, confidences).error,
+        "ece": curves["all"].error,
     }
     for name, mask in shot_groups(class_counts).items():
-        members = mask[labels]
-        if members.any():
+        if name in curves:
             metrics[name] = float(np.nanmean(by_class[mask]))
-            metrics[f"ece_{name}"] = calibration_curve(hits[members], confidences[members]).error
+            metrics[f"ece_{name}"] = curves[name].error
     return metrics
 
 
@@ -188,3 +128,9 @@ def results_table(results: dict[str, dict[str, float]], columns: dict[str, str] 
         cells = [f"{100 * metrics[key]:.2f}" if key in metrics else "-" for key in columns.values()]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def json_values(values: np.ndarray, digits: int | None = None) -> list[float | int | None]:
+    """Numbers (N,) for JSON, which has no nan: None instead; rounded, if `digits` are given."""
+    known = [None if value != value else value for value in values.tolist()]
+    return known if digits is None else [None if value is None else round(value, digits) for value in known]

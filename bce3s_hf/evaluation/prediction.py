@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.image_sources import IMAGE, LABEL
+from bce3s_hf.evaluation.outputs import forward_images
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.text import printable, spreadsheet_cell
 
@@ -119,7 +120,7 @@ def _predict_batches(
     transform = eval_transform(model.config.data_config)
     while batch := list(islice(images, batch_size)):
         views, errors = _read(batch, transform)
-        top = dict(zip(views, _top_classes(model, list(views.values()), top_k), strict=True))
+        top = _top_classes(model, views, top_k)
         for row, image in enumerate(batch):
             path = image if isinstance(image, Path) else None
             if row in errors:
@@ -137,18 +138,18 @@ def _read(
         try:
             sources[position] = _source(image)
         except OSError as error:
-            errors[position] = _reason(error)
+            errors[position] = _why_unread(error)
     columns = {IMAGE: list(sources.values()), LABEL: [0] * len(sources)}  # labels that stand for nothing
     dataset = ImageDataset(Dataset.from_dict(columns, features=_PICTURE), transform)
     for row, position in enumerate(sources):
         try:
             views[position] = dataset[row]["pixel_values"]
         except ValueError as error:
-            errors[position] = _reason(error.__cause__ or error)
+            errors[position] = _why_unread(error.__cause__ or error)
     return views, errors
 
 
-def _reason(error: BaseException) -> str:
+def _why_unread(error: BaseException) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):  # whose text names an object in memory
         return "no image that PIL knows"
     return str(error) or type(error).__name__
@@ -161,17 +162,15 @@ def _source(image: Path | PIL.Image.Image) -> dict[str, bytes | None] | PIL.Imag
     return {"bytes": Path(image).read_bytes(), "path": None}
 
 
-@torch.no_grad()
 def _top_classes(
-    model: BCE3SForImageClassification, views: list[Tensor], top_k: int
-) -> list[tuple[list[int], list[float]]]:
-    """Classes with the largest logits of each image, and their scores."""
+    model: BCE3SForImageClassification, views: dict[int, Tensor], top_k: int
+) -> dict[int, tuple[list[int], list[float]]]:
+    """By position of the image, its classes with the largest logits, and their scores."""
     if not views:
-        return []
-    logits = model(pixel_values=torch.stack(views).to(model.device)).logits.float()
-    classes = logits.topk(top_k).indices  # not of the scores: large logits all have Sigmoid 1
-    scores = model.scores(logits).gather(1, classes)
-    return list(zip(classes.tolist(), scores.tolist(), strict=True))
+        return {}
+    logits = forward_images(model, torch.stack(list(views.values())).to(model.device)).logits
+    classes, scores = model.top_classes(logits, top_k)
+    return dict(zip(views, zip(classes.tolist(), scores.tolist(), strict=True), strict=True))
 
 
 def _prediction(
@@ -241,7 +240,7 @@ def write_csv(predictions: Iterable[Prediction], file: Path, top_k: int) -> Pred
     return counts
 
 
-def summary(counts: PredictionCounts) -> str:
+def counts_text(counts: PredictionCounts) -> str:
     """Lines for a terminal: what `write_csv` returned, and the ten classes that were answered most often."""
     answered = counts.answers.total()
     images = answered + counts.rejected + counts.unread

@@ -6,45 +6,18 @@ to the training images of each class. Here it comes from held-out images, by the
 class is ever compared with its threshold, and most tail classes have next to no held-out image of their own.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from bce3s_hf.evaluation.metrics import shot_groups
+from bce3s_hf.evaluation.metrics import images_by_group
 
 
-@dataclass
-class ThresholdArguments:
-    """Which images were held out, and how many of them keep their answer.
-
-    Raises:
-        ValueError: Naming the setting that is out of its range.
-    """
-
-    validation_fraction: float = field(default=0.0, metadata={"help": "That of the training; not 0."})
-    seed: int = field(default=42, metadata={"help": "That of the training."})
-    keep: float = field(
-        default=0.95, metadata={"help": "Share of the images that are called k which is still called k, in (0, 1)."}
-    )
-    min_images: int = field(
-        default=20, metadata={"help": "Held-out images that must be predicted as a class for a threshold of its own."}
-    )
-    outside: str | None = field(
-        default=None, metadata={"help": "Dataset whose test images (all, without a test split) are of no class."}
-    )
-    batch_size: int = field(default=256, metadata={"help": "Images a step and process."})
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must be in (0, 1), got {self.validation_fraction}: thresholds are fitted to "
-                "images that the training held out, since scores of images trained on are too high; train with "
-                "validation_fraction, and give the same here"
-            )
-        _check_fit(self.keep, self.min_images)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+def check_fit_settings(keep: float, min_images: int) -> None:
+    """Raise ValueError unless `keep` is in (0, 1) and `min_images` at least 1."""
+    if not 0 < keep < 1:
+        raise ValueError(f"keep must be in (0, 1), got {keep}")
+    if min_images < 1:
+        raise ValueError(f"min_images must be at least 1, got {min_images}")
 
 
 def fit_thresholds(
@@ -69,7 +42,7 @@ def fit_thresholds(
     Raises:
         ValueError: If there is no image, or an argument is out of its range.
     """
-    _check_fit(keep, min_images)
+    check_fit_settings(keep, min_images)
     predictions, scores = np.asarray(predictions), np.asarray(scores)
     if predictions.ndim != 1 or predictions.shape != scores.shape:
         raise ValueError(f"predictions and scores must be (N,), got {predictions.shape} and {scores.shape}")
@@ -120,8 +93,6 @@ def answers_by_group(
         `accuracy`, share `answered`, and `accuracy_of_answered`, None if there are none; shares of images, in [0, 1].
     """
     answered, hits = is_answered(predictions, scores, thresholds), predictions == labels
-    groups = {"all": np.ones(len(labels), bool)}
-    groups |= {name: mask[labels] for name, mask in shot_groups(class_counts).items()}
     return {
         name: {
             "images": int(members.sum()),
@@ -129,8 +100,7 @@ def answers_by_group(
             "answered": float(answered[members].mean()),
             "accuracy_of_answered": float(hits[members & answered].mean()) if answered[members].any() else None,
         }
-        for name, members in groups.items()
-        if members.any()
+        for name, members in images_by_group(labels, class_counts).items()
     }
 
 
@@ -155,13 +125,6 @@ def outside_figures(
         "none_of_these": float(np.mean(~is_answered(predictions, scores, thresholds))),
         "auroc": float(roc_auc_score(inside, np.concatenate([inside_scores, scores]))),
     }
-
-
-def _check_fit(keep: float, min_images: int) -> None:
-    if not 0 < keep < 1:
-        raise ValueError(f"keep must be in (0, 1), got {keep}")
-    if min_images < 1:
-        raise ValueError(f"min_images must be at least 1, got {min_images}")
 
 
 def _quantile(scores: np.ndarray, keep: float) -> float:

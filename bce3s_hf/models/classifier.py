@@ -376,3 +376,16 @@ class BCE3SForImageClassification(PreTrainedModel):
     def scores(self, logits: Tensor) -> Tensor:
         """Per-class scores in [0, 1], shape (..., K): Sigmoid of each logit; Softmax if the joint loss is "ce"."""
         return logits.softmax(dim=-1) if self.config.joint == "ce" else logits.sigmoid()
+
+    def top_classes(self, logits: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """The k classes with the largest logits, the largest first, and their scores, from logits (..., K).
+
+        It goes by the logits: several large ones may have the same score, 1.
+
+        Returns:
+            Classes, long (..., k), of equal logits the first one if k is 1; and scores in [0, 1], float32 (..., k).
+        """
+        logits = logits.float()
+        # topk takes any of equal logits, and a stable sort of all K of them costs much more
+        classes = logits.argmax(dim=-1, keepdim=True) if k == 1 else logits.topk(k).indices
+        return classes, self.scores(logits).gather(-1, classes)

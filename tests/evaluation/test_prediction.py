@@ -18,10 +18,10 @@ from bce3s_hf.evaluation.prediction import (
     Prediction,
     PredictionCounts,
     check_csv,
+    counts_text,
     find_images,
     predict_images,
     prediction_text,
-    summary,
     write_csv,
 )
 
@@ -247,14 +247,14 @@ def test_classes_with_odd_names_are_answers(tmp_path):
     rejected = Prediction(None, [""], [0.1], "none of these", rejected=True)
     counts = write_csv([*answered, rejected], tmp_path / "out.csv", 1)
     assert counts == PredictionCounts(Counter({"none of these": 1, "": 2}), rejected=1, unread=0)
-    assert summary(counts).splitlines()[0] == "4 images: 3 answered, 1 none of these, 0 that cannot be read"
+    assert counts_text(counts).splitlines()[0] == "4 images: 3 answered, 1 none of these, 0 that cannot be read"
 
 
 def test_summary_counts_answers():
-    lines = summary(PredictionCounts(Counter({"cat": 2, "d\x1bg": 5}), rejected=3, unread=1)).splitlines()
+    lines = counts_text(PredictionCounts(Counter({"cat": 2, "d\x1bg": 5}), rejected=3, unread=1)).splitlines()
     assert lines == ["11 images: 7 answered, 3 none of these, 1 that cannot be read", r"  5 d\x1bg", "  2 cat"]
     assert (
-        summary(PredictionCounts(Counter({"cat": 1})))
+        counts_text(PredictionCounts(Counter({"cat": 1})))
         == "1 images: 1 answered, 0 none of these, 0 that cannot be read\n  1 cat"
     )
 

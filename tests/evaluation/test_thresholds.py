@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from bce3s_hf.evaluation.thresholds import (
-    ThresholdArguments,
     answers_by_group,
     fit_thresholds,
     is_answered,
     outside_figures,
 )
+from bce3s_hf.experiments.evaluation_settings import ThresholdArguments
 
 
 def tenths(*scores):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from conftest import ROOT
 
 from bce3s_hf.data import collate_images
-from bce3s_hf.experiments import mechanism
-from bce3s_hf.experiments.mechanism import group_means, measure_run, mechanism_table, open_runs, push_shares
+from bce3s_hf.evaluation import gradient_shares
+from bce3s_hf.evaluation.gradient_shares import group_means, mechanism_table, push_shares
+from bce3s_hf.experiments.mechanism import measure_run, open_runs
 from bce3s_hf.experiments.plan_runs import train_run
 from bce3s_hf.experiments.run import evaluation_images, load_checkpoint
 from bce3s_hf.losses import JOINT_LOSSES
@@ -119,10 +120,10 @@ def test_rows_are_taken_in_chunks(joint, monkeypatch):
         seen.append(len(part))
         return normalized_linear(part, *args, **kwargs)
 
-    normalized_linear = mechanism.normalized_linear
-    monkeypatch.setattr(mechanism, "normalized_linear", logits)
+    normalized_linear = gradient_shares.normalized_linear
+    monkeypatch.setattr(gradient_shares, "normalized_linear", logits)
     for chunk, parts in ((4 * 7 + 1, [7, 7, 1]), (1, [1] * 15)):
-        monkeypatch.setattr(mechanism, "_CHUNK", chunk)
+        monkeypatch.setattr(gradient_shares, "_CHUNK", chunk)
         seen.clear()
         torch.testing.assert_close(vars(push_shares(*small(), **given)), vars(whole))
         assert seen == parts

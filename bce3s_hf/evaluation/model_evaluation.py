@@ -1,34 +1,26 @@
-"""Evaluation of a trained model: features of the images once, then accuracy, calibration and geometry from them."""
+"""Evaluation of a trained model: accuracy, calibration and geometry from its outputs, as tables, JSON and pictures."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
-import torch.nn as nn
-from accelerate import Accelerator
-from accelerate.utils import tqdm
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from bce3s_hf.data import ImageDataset, collate_images, eval_transform, normalize
+from bce3s_hf.data import ImageDataset, eval_transform
+from bce3s_hf.evaluation.geometry import class_compactness, class_means, separation
 from bce3s_hf.evaluation.metrics import (
     TABLE_COLUMNS,
     CalibrationCurve,
-    calibration_curve,
-    class_compactness,
-    class_means,
+    calibration_by_group,
+    json_values,
     long_tail_metrics,
     per_class_accuracy,
     results_table,
-    separation,
-    shot_groups,
 )
+from bce3s_hf.evaluation.outputs import ModelOutputs, classify_features
+from bce3s_hf.evaluation.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
 from bce3s_hf.evaluation.provenance import provenance
 from bce3s_hf.models import BCE3SForImageClassification
 
@@ -47,39 +39,6 @@ _DEFINITIONS = {
     "feature_cosine, classifier_cosine": "cos(m_k, m_j), cos(w_k, w_j) over all pairs j != k",
     "mean, std": "over the classes, or pairs; the standard deviation of the population",
 }
-
-
-@dataclass
-class EvaluationArguments:
-    """How to evaluate a checkpoint, and where the figures go."""
-
-    output_dir: str = field(metadata={"help": "Folder for evaluation.json and pictures."})
-    batch_size: int = field(default=256, metadata={"help": "Images a step and process."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read images, for each process."})
-    plots: bool = field(default=True, metadata={"help": "Draw pictures; needs the extra `plots`."})
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
-        if self.plots and find_spec("matplotlib") is None:
-            raise ValueError('plots needs matplotlib: pip install "bce3s_hf[plots]", or give --plots False')
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model makes of N images, on the CPU: all that any classifier on top of them can be measured by.
-
-    Args:
-        features: x of each image, float32 (N, D), not normalised.
-        labels: Class of each, long (N,).
-        mirrored_features: x of each mirror image, float32 (N, D); None where not asked for.
-    """
-
-    features: Tensor
-    labels: Tensor
-    mirrored_features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -126,76 +85,7 @@ def evaluation_dataset(model: BCE3SForImageClassification, images: datasets.Data
     return dataset
 
 
-@torch.no_grad()
-def collect_outputs(
-    model: BCE3SForImageClassification,
-    dataset: Dataset,
-    *,
-    batch_size: int = 256,
-    num_workers: int = 0,
-    flip: bool = False,
-) -> Outputs:
-    """Pass a dataset through the backbone, on one process or on all that were launched; each gets all outputs.
-
-    Args:
-        model: Moved to the process's device and put into evaluation mode.
-        dataset: Items `{"pixel_values", "labels"}`, as of `ImageDataset`; uint8 images are normalised.
-        batch_size: Images a step and process.
-        num_workers: Of the loader.
-        flip: Pass the mirror images too.
-
-    Returns:
-        Outputs in the order of the dataset.
-    """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else torchrun's processes would not meet
-    loader = accelerator.prepare(DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate_images))
-    model.to(accelerator.device).eval()
-    features, labels, mirrored = [], [], []
-    for batch in tqdm(loader, desc="images"):
-        views = [batch["pixel_values"]]
-        if views[0].dtype == torch.uint8:
-            views = [normalize(views[0], model.config.data_config)]
-        if flip:
-            views.append(views[0].flip(-1))
-        found = [model(pixel_values=view, output_features=True).features.float() for view in views]
-        found, batch_labels = accelerator.gather_for_metrics((found, batch["labels"]))
-        labels.append(batch_labels.cpu())
-        features.append(found[0].cpu())
-        if flip:
-            mirrored.append(found[1].cpu())
-    return Outputs(torch.cat(features), torch.cat(labels), torch.cat(mirrored) if flip else None)
-
-
-@torch.no_grad()
-def predict(
-    views: list[Tensor],
-    classifier: nn.Module,
-    scores: Callable[[Tensor], Tensor],
-    batch_size: int = 1024,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Classify features; of several views of the images, by the mean of their logits.
-
-    Args:
-        views: Features of each view, V tensors (N, D).
-        classifier: From features to logits, (B, D) to (B, K).
-        scores: From logits to scores in [0, 1], `model.scores`.
-        batch_size: Images at a time; logits of all N images are never held.
-
-    Returns:
-        Predicted classes, int (N,), by the largest logit (rounded to float32, several scores may be one), and their
-        scores, float (N,).
-    """
-    device = next(classifier.parameters()).device
-    predictions, confidences = [], []
-    for parts in zip(*(view.split(batch_size) for view in views), strict=True):
-        logits = torch.stack([classifier(part.to(device)).float() for part in parts]).mean(dim=0)
-        best = logits.argmax(dim=1, keepdim=True)
-        predictions.append(best[:, 0].cpu())
-        confidences.append(scores(logits).gather(1, best)[:, 0].cpu())
-    return torch.cat(predictions).numpy(), torch.cat(confidences).numpy()
-
-
-def evaluate(outputs: Outputs, model: BCE3SForImageClassification) -> Evaluation:
+def evaluate(outputs: ModelOutputs, model: BCE3SForImageClassification) -> Evaluation:
     """Accuracy, calibration and geometry of a model, from its outputs.
 
     Args:
@@ -210,25 +100,13 @@ def evaluate(outputs: Outputs, model: BCE3SForImageClassification) -> Evaluation
     metrics, curves = {}, {}
     per_class = {"training_images": counts, "test_images": np.bincount(labels, minlength=len(counts))}
     for name, features in views.items():
-        predictions, confidences = predict(features, model.classifier, model.scores)
+        predictions, confidences = classify_features(features, model)
         metrics[name] = long_tail_metrics(predictions, labels, confidences, counts)
         per_class[f"accuracy_{name}"] = per_class_accuracy(predictions, labels, len(counts))
-        curves[name] = _calibration_curves(predictions == labels, confidences, labels, counts)
+        curves[name] = calibration_by_group(predictions == labels, confidences, labels, counts)
     weight = model.classifier.weight.detach().float().cpu().numpy()
     by_class, geometry = _geometry(outputs.features.numpy(), labels, weight)
     return Evaluation(metrics, curves, {**per_class, **by_class}, geometry)
-
-
-def _calibration_curves(
-    hits: np.ndarray, confidences: np.ndarray, labels: np.ndarray, class_counts: np.ndarray
-) -> dict[str, CalibrationCurve]:
-    """Of all images, and of those of the classes of each group; a group without images is left out."""
-    curves = {"all": calibration_curve(hits, confidences)}
-    for name, mask in shot_groups(class_counts).items():
-        members = mask[labels]
-        if members.any():
-            curves[name] = calibration_curve(hits[members], confidences[members])
-    return curves
 
 
 def _geometry(
@@ -255,22 +133,47 @@ def _geometry(
 
 def evaluation_tables(evaluation: Evaluation) -> str:
     """Two Markdown tables: accuracy, macro-F1 and calibration error in percent; cosines and what they measure."""
-    accuracy = results_table({_words(name): metrics for name, metrics in evaluation.metrics.items()}, _COLUMNS)
+    accuracy = results_table({_spaced(name): metrics for name, metrics in evaluation.metrics.items()}, _COLUMNS)
     rows = ["| | mean | std |", "| --- | ---: | ---: |"]
     for name, value in evaluation.geometry.items():
-        rows.append(f"| {_words(name)} | {value['mean']:.4f} | {value['std']:.4f} |")
+        rows.append(f"| {_spaced(name)} | {value['mean']:.4f} | {value['std']:.4f} |")
     return "\n".join([accuracy, "", *rows])
 
 
-def _words(name: str) -> str:
+def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
 def save_evaluation(evaluation: Evaluation, path: Path, **context: Any) -> None:
     """Write as JSON: what was evaluated (`context`), how each figure is defined, and the figures; nan becomes null."""
     record = {**provenance(), **context, "definitions": _DEFINITIONS, **asdict(evaluation)}
-    path.write_text(json.dumps(record, indent=1, default=_numbers) + "\n")
+    path.write_text(json.dumps(record, indent=1, default=json_values) + "\n")
 
 
-def _numbers(values: np.ndarray) -> list[float | int | None]:
-    return [None if value != value else value for value in values.tolist()]
+def draw_evaluation(
+    evaluation: Evaluation,
+    outputs: ModelOutputs,
+    model: BCE3SForImageClassification,
+    folder: Path,
+    *,
+    class_names: list[str],
+    title: str,
+) -> None:
+    """Draw accuracy by class, calibration, cosines of the classifier and features; needs the extra `plots`.
+
+    Args:
+        evaluation: Of `evaluate`.
+        outputs: Of the model, that were evaluated.
+        model: The same.
+        folder: Where `per_class_accuracy.png`, `calibration.png`, `classifier_cosines.png` and `tsne.png` go.
+        class_names: Of the K classes.
+        title: Above each picture.
+    """
+    counts = evaluation.per_class["training_images"]
+    accuracies = {_spaced(name): evaluation.per_class[f"accuracy_{name}"] for name in evaluation.metrics}
+    plot_per_class_accuracy(accuracies, counts, folder / "per_class_accuracy.png", title)
+    plot_calibration(evaluation.curves[NO_FLIP], folder / "calibration.png", title)
+    weight = model.classifier.weight.detach().cpu().numpy()
+    plot_classifier_cosines(weight, counts, folder / "classifier_cosines.png", title)
+    features, labels = outputs.features.numpy(), outputs.labels.numpy()
+    plot_features(features, labels, counts, class_names, folder / "tsne.png", title)
