@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bce3s_hf.data.batch_autoaugment import BatchAutoAugment, SubPolicies, draw_sub_policies
+from bce3s_hf.data.pixels import eval_pixels, normalize, small_pixels
 from bce3s_hf.data.splitmix64 import uniforms
-from bce3s_hf.data.transforms import eval_pixels, normalize, small_pixels
 
 BATCH_AUGMENTATIONS = ("none", "crop", "crop_flip", "cifar_autoaugment")
 
@@ -35,7 +35,7 @@ class Choices(NamedTuple):
 
 
 class BatchAugmentation:
-    """What `train_transform` does to an image, for a batch: the same distribution.
+    """Crop, mirroring, AutoAugment and Cutout of small images, as `train_transform` describes them.
 
     The choices for an image depend on its seed alone, whatever batch it is in. They are made on the host, so that
     the device is told which images an operation changes and the host never waits for it.
@@ -83,10 +83,24 @@ class BatchAugmentation:
         Raises:
             ValueError: If the images have another type or size, or other seeds.
         """
-        self._check(images, seeds)
-        if self.augmentation == "none":
-            return normalize(images, self.data_config)
-        return self.apply(images, self.draw(seeds, images.shape[-2:]))
+        views = self.augment(images, seeds)
+        return views if views.is_floating_point() else normalize(views, self.data_config)
+
+    def augment(self, images: Tensor, seeds: np.ndarray) -> Tensor:
+        """Augment as `__call__` does, and normalise only where a square is cut out, which comes after it.
+
+        Args:
+            images: As for `__call__`.
+            seeds: As for `__call__`.
+
+        Returns:
+            Uint8, shape (B, C, h, w); float32, normalised, of "cifar_autoaugment".
+
+        Raises:
+            ValueError: As `__call__`.
+        """
+        self._check_batch(images, seeds)
+        return images if self.augmentation == "none" else self.apply(images, self.draw(seeds, images.shape[-2:]))
 
     def draw(self, seeds: np.ndarray, size: tuple[int, int]) -> Choices:
         """Choices for images of `size`, which is (H, W), from their seeds, int64 (B,)."""
@@ -100,7 +114,7 @@ class BatchAugmentation:
         return Choices(top, left, mirrored, draw_sub_policies(numbers[:, 5:]), cut_row, cut_column)
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """Augment images as `__call__` does, by choices that were made."""
+        """Augment images as `augment` does, by choices that were made."""
         groups = self._autoaugment.groups(choices.sub_policies) if self._autoaugment else []
         arrays = [choices.top, choices.left, choices.mirrored, choices.cut_row, choices.cut_column]
         for group in groups:
@@ -109,12 +123,11 @@ class BatchAugmentation:
         images = self._windows(images, top, left, mirrored)
         for group, rows, entries in zip(groups, members[::2], members[1::2], strict=True):
             self._autoaugment.apply(images, group.kernel, rows, entries)
-        images = normalize(images, self.data_config)
-        if self._autoaugment:
-            images *= self._outside_squares(cut_row, cut_column)
-        return images
+        if self._autoaugment is None:
+            return images
+        return normalize(images, self.data_config).mul_(self._outside_squares(cut_row, cut_column))
 
-    def _check(self, images: Tensor, seeds: np.ndarray) -> None:
+    def _check_batch(self, images: Tensor, seeds: np.ndarray) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or not self._takes(*images.shape[1:]):
             sides = "{}, {}, {}".format(*self.data_config["input_size"])
             raise ValueError(
@@ -144,7 +157,11 @@ class BatchAugmentation:
         return pixels.unflatten(2, (self._height, self._width))
 
     def _outside_squares(self, row: Tensor, column: Tensor) -> Tensor:
-        """Pixels that the squares around these centres leave, bool (B, 1, h, w); see `Cutout`."""
+        """Pixels that Cutout's squares around these centres leave, bool (B, 1, h, w) (DeVries & Taylor, 2017).
+
+        A centre is any pixel with equal probability, so that a part of its square may lie outside the image (arXiv
+        1708.04552); RandomErasing of torchvision and of timm keeps its rectangle inside.
+        """
         down, right = (
             torch.arange(side, device=row.device) - (centre[:, None] - self._cut // 2)
             for side, centre in ((self._height, row), (self._width, column))

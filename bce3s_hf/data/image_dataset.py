@@ -1,18 +1,20 @@
 """A dataset of labelled images for the Trainer, augmented the same way in every run of a seed."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torch.utils.data import default_collate
 from transformers import default_data_collator
 
+from bce3s_hf.data.columns import IMAGE, LABEL, column_values
 from bce3s_hf.data.decoding import decode_pil, decode_tensor
-from bce3s_hf.data.long_tail import column_values, hold_out_indices
+from bce3s_hf.data.encoded_images import EncodedImages
+from bce3s_hf.data.hold_out import hold_out_indices
 from bce3s_hf.data.samplers import SampledRow
 from bce3s_hf.data.seeding import seeded
 
@@ -43,13 +45,13 @@ class ImageDataset(torch.utils.data.Dataset):
     The type of `pixel_values` is that of the transform: uint8 images are to be normalised on the device, which takes
     a quarter of the memory and of the time to get them there.
 
-    An index is a row or a `SampledRow`. The item of a draw with a partner also holds the partner's `partner_pixel_values`
-    and `partner_labels`, for mixing.
+    An index is a row or a `SampledRow`. The item of a sampled row with a partner also holds the partner's
+    `partner_pixel_values` and `partner_labels`, for mixing.
 
-    Augmentation draws from generators seeded by (seed, epoch, row), or by (seed, epoch, position) of a draw, so that
-    an image drawn twice is augmented in two ways; a partner's are seeded apart. So it does not depend on the number of
-    worker processes or of training processes, and a resumed run sees the images that an undisturbed one would have
-    seen.
+    Augmentation draws from generators seeded by (seed, epoch, row), or by (seed, epoch, position) of a sampled row, so
+    that an image drawn twice is augmented in two ways; a partner's are seeded apart. So it does not depend on the
+    number of worker processes or of training processes, and a resumed run sees the images that an undisturbed one
+    would have seen.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class ImageDataset(torch.utils.data.Dataset):
         transform: Callable[[Any], Tensor],
         *,
         augmentation: Callable[[Any], Tensor] | None = None,
-        image_column: str = "image",
-        label_column: str = "label",
+        image_column: str = IMAGE,
+        label_column: str = LABEL,
         seed: int = 0,
     ) -> None:
         """Wrap `dataset`.
@@ -96,9 +98,8 @@ class ImageDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"label_column {label_column!r} holds {self.labels.min()}, which is no class; remove such rows"
             )
-        self._feature = Image(mode=feature.mode)
-        self._encoded = dataset.select_columns(image_column).cast_column(image_column, Image(decode=False))
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
+        self._encoded = EncodedImages(dataset, image_column)
+        self._epoch = _first_epoch()
 
     @property
     def class_names(self) -> list[str] | None:
@@ -107,7 +108,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def image_names(self, rows: list[int]) -> list[str]:
         """Row of each image, and its path if it has one."""
-        paths = [image and image["path"] for image in self._encoded[rows][self.image_column]]
+        paths = self._encoded.paths(rows)
         return [f"{row} ({path})" if path else str(row) for row, path in zip(rows, paths, strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,17 +118,15 @@ class ImageDataset(torch.utils.data.Dataset):
     def hold_out(self, fraction: float, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
         """Split class by class into a training part and a part for validation, which is not augmented."""
         train, validation = hold_out_indices(self.labels, fraction, seed)
-        return self._rows(train, self.augmentation), self._rows(validation, None)
+        return self._part(train, augmented=True), self._part(validation, augmented=False)
 
-    def _rows(self, indices: np.ndarray, augmentation: Callable[[Any], Tensor] | None) -> "ImageDataset":
-        return ImageDataset(
-            self.dataset.select(indices),
-            self.transform,
-            augmentation=augmentation,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            seed=self.seed,
-        )
+    def _part(self, rows: np.ndarray, augmented: bool) -> "ImageDataset":
+        """Some of the images, augmented as here or not at all, with an epoch of their own."""
+        part = copy.copy(self)
+        part.dataset, part.labels = self.dataset.select(rows), self.labels[rows]
+        part._encoded, part._epoch = EncodedImages(part.dataset, self.image_column), _first_epoch()
+        part.augmentation = self.augmentation if augmented else None
+        return part
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -146,8 +145,8 @@ class ImageDataset(torch.utils.data.Dataset):
     def _view(self, row: int, *key: int) -> Tensor:
         """Pixel values of an image; augmentation is seeded by (seed, epoch, *key)."""
         if self.augmentation is None:
-            return self.transform(self._image(row))
-        image = self._decode(row, decode_tensor)
+            return self.transform(self._encoded.decode(row, decode_pil))
+        image = self._encoded.decode(row, decode_tensor)
         with seeded(hash((self.seed, self._epoch.item(), *key))):
             try:
                 return self.augmentation(image)
@@ -157,17 +156,7 @@ class ImageDataset(torch.utils.data.Dataset):
                     f"{error}. Make it take one, as v2 of torchvision's transforms does"
                 ) from error
 
-    def _image(self, index: int) -> PIL.Image.Image:
-        return self._decode(index, decode_pil)
 
-    def _decode(self, index: int, decode: Callable[[dict[str, Any] | None, Image], Any]) -> Any:
-        encoded = None
-        try:
-            encoded = self._encoded[index][self.image_column]
-            return decode(encoded, self._feature)
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
-            path = (encoded or {}).get("path") or "embedded in the dataset"
-            raise ValueError(
-                f"image {index} ({path}) cannot be read: {error}. Replace or remove it; among training images, "
-                "--on_bad_image skip leaves out those that it finds beforehand"
-            ) from error
+def _first_epoch() -> Tensor:
+    """Number of the epoch, 0; worker processes see it change."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()

@@ -1,12 +1,8 @@
-"""Images by list: lines `path label`, as ImageNet-LT, iNaturalist 2018 and Places-LT are published, or annotations."""
+"""Images by list, as ImageNet-LT, iNaturalist 2018 and Places-LT are published."""
 
-import hashlib
-import json
 import os
 import posixpath
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,21 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
-from bce3s_hf.data.image_sources import IMAGE, LABEL, find_image_column, read_dataset
-from bce3s_hf.text import printable
+from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
+from bce3s_hf.data.image_sources import read_dataset
+from bce3s_hf.data.list_files import ImageList, first_ten, read_list
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PARQUET = ("*.parquet", "data/*.parquet")
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """What a list file says: relative paths, a label for each, and the names of classes that it knows."""
-
-    file: str
-    paths: list[str]
-    labels: list[int]
-    names: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -82,110 +68,13 @@ def load_lists(
     train, test = read_list(train_list), read_list(test_list)
     if published is not None:
         _check_published(train, test, published)
-    _check_classes(train)
+    _check_every_class_has_images(train)
     folders = _folder_names(train)
     _check_test(train, test, folders)
     names = ClassLabel(names=_class_names(train, folders))
     if not Path(root).is_dir() or any(file for pattern in PARQUET for file in Path(root).glob(pattern)):
         return _rows_of_dataset(str(root), train, test, names)
     return _files_in_folder(os.path.abspath(root), train, test, names)
-
-
-def read_list(file: str | os.PathLike) -> ImageList:
-    """Read a list of labelled images.
-
-    Args:
-        file: Lines `path label`, split at their last blank, label a whole number from 0; or, with the ending `.json`,
-            COCO-like annotations: `images` (id, file_name), `annotations` (image_id, category_id) and, for the names
-            of the classes, `categories` (id, name).
-
-    Raises:
-        ValueError: If the file does not exist, cannot be parsed, is empty, names an image twice, or has a path that
-            leaves the folder which it is relative to.
-    """
-    if not Path(file).is_file():
-        raise ValueError(f"list '{file}' does not exist; give a file of lines `path label`, or annotations in .json")
-    try:
-        text = Path(file).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"list '{file}' is not text in UTF-8: {error}") from error
-    parse = _parse_annotations if Path(file).suffix.lower() == ".json" else _parse_lines
-    listed = parse(str(file), text)
-    if not listed.paths:
-        raise ValueError(f"list '{file}' names no image")
-    odd = [path for path in listed.paths if _CONTROL.search(path)]
-    if odd:
-        raise ValueError(
-            f"list '{file}' has {len(odd)} paths with control characters: {_first(odd)}; rename the files"
-        )
-    outside = [path for path in listed.paths if path.startswith("/") or path.split("/")[0] == ".."]
-    if outside:
-        raise ValueError(
-            f"list '{file}' has {len(outside)} paths that leave the folder of the images: {_first(outside)}; make "
-            "them relative to it"
-        )
-    _check_repeats(listed)
-    return listed
-
-
-def list_sha256(file: str | os.PathLike) -> str:
-    """SHA-256 of a list file, as `sha256sum` prints it: two people with the same lists used the same split."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def _parse_lines(file: str, text: str) -> ImageList:
-    paths, labels = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        parts = line.strip().rsplit(maxsplit=1)
-        if not parts:
-            continue
-        if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
-            raise ValueError(
-                f"list '{file}', line {number}: {_short(line)} is not a path and a label from 0, such as "
-                "'train/n01440764/n01440764_190.JPEG 0'"
-            )
-        paths.append(posixpath.normpath(parts[0]))
-        labels.append(int(parts[1]))
-    return ImageList(file, paths, labels, {})
-
-
-def _parse_annotations(file: str, text: str) -> ImageList:
-    try:
-        data = json.loads(text)
-        paths = {image["id"]: posixpath.normpath(image["file_name"]) for image in data["images"]}
-        labelled = [(annotation["image_id"], annotation["category_id"]) for annotation in data["annotations"]]
-        names = {category["id"]: str(category["name"]) for category in data.get("categories", [])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"list '{file}' is not COCO-like annotations with images (id, file_name) and annotations (image_id, "
-            f"category_id): {type(error).__name__}: {error}"
-        ) from error
-    ids, labels = [image for image, _ in labelled], [label for _, label in labelled]
-    wrong = [number for number in [*labels, *names] if type(number) is not int or number < 0]
-    if wrong:
-        raise ValueError(f"list '{file}' has category ids that are no whole numbers from 0: {_first(wrong)}")
-    odd = set(ids) ^ paths.keys()
-    if odd:
-        raise ValueError(
-            f"list '{file}' has {len(odd)} image ids without an annotation or without an image: "
-            f"{_first(sorted(odd, key=str))}"
-        )
-    return ImageList(file, [paths[image] for image in ids], labels, names)
-
-
-def _check_repeats(listed: ImageList) -> None:
-    if len(set(listed.paths)) == len(listed.paths):
-        return
-    labels_of = defaultdict(list)
-    for path, label in zip(listed.paths, listed.labels, strict=True):
-        labels_of[path].append(label)
-    clashes = [f"{path} ({_first(sorted(set(labels)))})" for path, labels in labels_of.items() if len(set(labels)) > 1]
-    if clashes:
-        raise ValueError(f"list '{listed.file}' gives {len(clashes)} images several labels: {_first(clashes)}")
-    repeats = [path for path, labels in labels_of.items() if len(labels) > 1]
-    raise ValueError(
-        f"list '{listed.file}' names {len(repeats)} images more than once: {_first(repeats)}; remove the repetitions"
-    )
 
 
 def _check_published(train: ImageList, test: ImageList, published: str) -> None:
@@ -211,14 +100,14 @@ def _check_published(train: ImageList, test: ImageList, published: str) -> None:
         )
 
 
-def _check_classes(train: ImageList) -> None:
+def _check_every_class_has_images(train: ImageList) -> None:
     present = set(train.labels)
     last = max(present | train.names.keys())
     if len(present) <= last:
         missing = islice((label for label in range(last + 1) if label not in present), 10)
         raise ValueError(
             f"list '{train.file}' must have training images of every class from 0 on; of 0 to {last} it lacks "
-            f"{last + 1 - len(present)}: {_first(missing)}"
+            f"{last + 1 - len(present)}: {first_ten(missing)}"
         )
 
 
@@ -226,11 +115,11 @@ def _check_test(train: ImageList, test: ImageList, folders: list[str] | None) ->
     """Refuse a test list with other images, classes or numbering than the training list allows."""
     unknown = sorted(set(test.labels) - set(train.labels))
     if unknown:
-        raise ValueError(f"list '{test.file}' has labels without training images: {_first(unknown)}")
+        raise ValueError(f"list '{test.file}' has labels without training images: {first_ten(unknown)}")
     shared = sorted(set(test.paths) & set(train.paths))
     if shared:
         raise ValueError(
-            f"{len(shared)} images are in both lists, '{train.file}' and '{test.file}': {_first(shared)}; test on "
+            f"{len(shared)} images are in both lists, '{train.file}' and '{test.file}': {first_ten(shared)}; test on "
             "others"
         )
     if train.names and test.names and train.names != test.names:
@@ -275,7 +164,7 @@ def _files_in_folder(root: str, train: ImageList, test: ImageList, names: ClassL
     if missing:
         total = len(train.paths) + len(test.paths)
         raise ValueError(
-            f"{len(missing):,} of {total:,} listed images are not in dataset {root!r}: {_first(missing)}; give the "
+            f"{len(missing):,} of {total:,} listed images are not in dataset {root!r}: {first_ten(missing)}; give the "
             "folder that the paths are relative to"
         )
     features = Features({IMAGE: Image(), LABEL: names})
@@ -330,12 +219,12 @@ def _find_rows(root: str, paths: pa.ChunkedArray, listed: list[str]) -> np.ndarr
     if repeated:
         raise ValueError(
             f"dataset {root!r} cannot be matched by file name: {len(repeated):,} names occur twice or more in the "
-            f"lists or in the dataset: {_first(repeated)}; give a folder of images"
+            f"lists or in the dataset: {first_ten(repeated)}; give a folder of images"
         )
     if missing:
         raise ValueError(
-            f"{len(missing):,} of {len(listed):,} listed images are not in dataset {root!r}: {_first(missing)}; its "
-            f"images are named like {paths[0].as_py()!r}"
+            f"{len(missing):,} of {len(listed):,} listed images are not in dataset {root!r}: "
+            f"{first_ten(missing)}; its images are named like {paths[0].as_py()!r}"
         )
     found = np.empty(len(listed), dtype=np.int64)
     found[place[rows]] = rows
@@ -346,14 +235,3 @@ def _file_names(paths: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
     """Names without folders, and without the class that the Hub adds to them (`n01440764_10026_n01440764.JPEG`)."""
     names = pc.replace_substring_regex(paths, pattern="^.*/", replacement="")
     return pc.replace_substring_regex(names, pattern=r"_n\d{8}(\.\w+)$", replacement=r"\1")
-
-
-def _short(text: str) -> str:
-    """Text for a message: its start, if it is long, in quotes and with escapes."""
-    return repr(text if len(text) <= 200 else f"{text[:200]}...")
-
-
-def _first(items: Iterable[object]) -> str:
-    """The first ten, for a message that a terminal may show."""
-    items = list(items)
-    return ", ".join(map(printable, items[:10])) + (", ..." if len(items) > 10 else "")

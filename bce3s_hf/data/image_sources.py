@@ -3,16 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
-from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
 from bce3s_hf.text import printable
 
-IMAGE, LABEL, GROUP = "image", "label", "group"
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-_LABEL_NAMES = ("label", "labels", "fine_label")
 _TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -55,16 +52,16 @@ def load_images(
         return digits()
     splits = read_dataset(name)
     if train_split not in splits:
-        raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {_quoted(splits)}; give train_split")
+        raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {quoted(splits)}; give train_split")
     if test_split is None:
         test_split = next((split for split in _TEST_SPLITS if split in splits), None)
     if test_split not in splits:
         wanted = "test or validation split" if test_split is None else f"split {test_split!r}"
-        raise ValueError(f"dataset {name!r} has no {wanted}, only {_quoted(splits)}; give test_split")
+        raise ValueError(f"dataset {name!r} has no {wanted}, only {quoted(splits)}; give test_split")
     train, test = splits[train_split], splits[test_split]
     image_column, label_column = find_columns(train, image_column, label_column)
     if group_column is not None:
-        _check_group_column(train, group_column, image_column, label_column)
+        check_group_column(train, group_column, image_column, label_column)
     if train.info.builder_name == "parquet" and Path(name).is_dir():
         for column in filter(None, (label_column, group_column)):
             _check_class_names(name, train.features, column)
@@ -72,68 +69,6 @@ def load_images(
     return DatasetDict(
         train=train, test=_standard(test, image_column, label_column, names=train.features[LABEL].names)
     )
-
-
-def find_columns(dataset: Dataset, image_column: str | None, label_column: str | None) -> tuple[str, str]:
-    """Names of the image and of the label column, found by type where not given.
-
-    Raises:
-        ValueError: If a given column does not exist, or none or several could be meant; lists the columns.
-    """
-    features = dataset.features
-    for argument, column in (("image_column", image_column), ("label_column", label_column)):
-        if column is not None and column not in features:
-            raise ValueError(f"{argument} {column!r} is not in the dataset; its columns are {_quoted(features)}")
-    if image_column is None:
-        image_column = find_image_column(dataset)
-    if label_column is None:
-        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-        labels = labels if len(labels) == 1 else [name for name in _LABEL_NAMES if name in features]
-        if not labels:
-            raise ValueError(f"cannot tell the label column: {_quoted(features)}; give label_column")
-        label_column = labels[0]
-    if image_column == label_column:
-        raise ValueError(
-            f"image_column and label_column are both {image_column!r}; its columns are {_quoted(features)}"
-        )
-    if not isinstance(features[image_column], Image):
-        raise ValueError(f"image_column {image_column!r} holds {features[image_column]}, not images")
-    return image_column, label_column
-
-
-def find_class_groups(train: Dataset) -> list[int]:
-    """Group of each of the K classes, from the columns `label` and `group` of all training images.
-
-    Raises:
-        ValueError: If a class has images of two groups, or none at all.
-    """
-    names = train.features[LABEL].names
-    labels, groups = column_values(train, LABEL), column_values(train, GROUP)
-    empty = np.setdiff1d(np.arange(len(names)), labels)
-    if len(empty):
-        raise ValueError(f"class {names[empty[0]]!r} has no training image to tell its group; leave group_column out")
-    _, rows = np.unique(labels, return_index=True)
-    of_class = groups[rows]
-    others = np.flatnonzero(groups != of_class[labels])
-    if len(others):
-        label = labels[others[0]]
-        raise ValueError(
-            f"class {names[label]!r} lies in groups {of_class[label]} and {groups[others[0]]}; give a group_column "
-            "with one group for each class"
-        )
-    return of_class.tolist()
-
-
-def find_image_column(dataset: Dataset) -> str:
-    """Name of the only column of images.
-
-    Raises:
-        ValueError: If there is none, or more than one; lists the columns.
-    """
-    images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
-    if len(images) != 1:
-        raise ValueError(f"cannot tell the image column: {_quoted(dataset.features)}; give image_column")
-    return images[0]
 
 
 def digits() -> DatasetDict:
@@ -175,21 +110,6 @@ def read_dataset(name: str) -> DatasetDict:
         ) from error
 
 
-def _check_group_column(dataset: Dataset, group_column: str, image_column: str, label_column: str) -> None:
-    """Refuse a column that is missing, means something else, or does not hold whole numbers in all rows."""
-    if group_column not in dataset.features:
-        columns = _quoted(dataset.features)
-        raise ValueError(f"group_column {group_column!r} is not in the dataset; its columns are {columns}")
-    for argument, column in (("image_column", image_column), ("label_column", label_column)):
-        if group_column == column:
-            raise ValueError(f"{argument} and group_column are both {column!r}; give both, two columns")
-    kind = dataset.data.schema.field(group_column).type
-    if not pa.types.is_integer(kind):
-        raise ValueError(f"group_column {group_column!r} holds {kind}, not integers; see Dataset.class_encode_column")
-    if any(value is None or value < 0 for value in dataset.unique(group_column)):
-        raise ValueError(f"group_column {group_column!r} has rows without a group: empty or below zero")
-
-
 def _check_class_names(folder: str, loaded: Features, label_column: str) -> None:
     """Refuse parquet files that number the classes differently: `load_dataset` gives all files the names of one.
 
@@ -218,7 +138,7 @@ def _standard(
         standard[group_column] = GROUP
     missing = [column for column in standard if column not in dataset.column_names]
     if missing:
-        raise ValueError(f"the test split has no column {missing[0]!r}, only {_quoted(dataset.column_names)}")
+        raise ValueError(f"the test split has no column {missing[0]!r}, only {quoted(dataset.column_names)}")
     dataset = dataset.select_columns([*standard])
     dataset = dataset.rename_columns({old: new for old, new in standard.items() if old != new})
     feature = dataset.features[LABEL]
@@ -239,7 +159,3 @@ def _standard(
     index = {name: number for number, name in enumerate(names)}
     encoded = [index[str(value)] for value in dataset[LABEL]]
     return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))
-
-
-def _quoted(names: object) -> str:
-    return ", ".join(map(repr, names))

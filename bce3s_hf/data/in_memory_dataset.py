@@ -1,19 +1,18 @@
 """Labelled images of one size, decoded once, for batches that are augmented on the device."""
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch import Tensor
 
 from bce3s_hf.data.batch_augmentation import BatchAugmentation
+from bce3s_hf.data.columns import IMAGE, LABEL
+from bce3s_hf.data.decoding import decode_pil
+from bce3s_hf.data.encoded_images import EncodedImages
 from bce3s_hf.data.image_dataset import ImageDataset
-from bce3s_hf.data.long_tail import hold_out_indices
 from bce3s_hf.data.samplers import SampledRow
 from bce3s_hf.data.splitmix64 import mixed_seeds
 
@@ -24,11 +23,11 @@ class InMemoryImageDataset(ImageDataset):
     """An `ImageDataset` that decodes every image when it is made and keeps them as one uint8 tensor.
 
     A loader gets a batch at once, which `collate_images` passes on: `{"pixel_values": uint8 (B, C, H, W), "labels":
-    int64 (B,)}`, and for draws with partners also `partner_pixel_values` and `partner_labels`. Where the images are to
-    be augmented, the batch holds `augmentation_seeds` (and `partner_augmentation_seeds`) for `batch_augmentation`:
-    int64 (B,), NumPy arrays, which Trainer and accelerate leave in the host's memory. They are mixed from (seed,
-    epoch, row), or from (seed, epoch, position) of a draw, so that what `ImageDataset` says of its augmentation holds
-    here too.
+    int64 (B,)}`, and for sampled rows with partners also `partner_pixel_values` and `partner_labels`. Where the images
+    are to be augmented, the batch holds `augmentation_seeds` (and `partner_augmentation_seeds`) for
+    `batch_augmentation`: int64 (B,), NumPy arrays, which Trainer and accelerate leave in the host's memory. They are
+    mixed from (seed, epoch, row), or from (seed, epoch, position) of a sampled row, so that what `ImageDataset` says
+    of its augmentation holds here too.
     """
 
     def __init__(
@@ -37,8 +36,8 @@ class InMemoryImageDataset(ImageDataset):
         transform: Callable[[Any], Tensor],
         *,
         batch_augmentation: BatchAugmentation | None = None,
-        image_column: str = "image",
-        label_column: str = "label",
+        image_column: str = IMAGE,
+        label_column: str = LABEL,
         seed: int = 0,
     ) -> None:
         """Decode `dataset`.
@@ -74,24 +73,20 @@ class InMemoryImageDataset(ImageDataset):
         channels, height, width = data_config["input_size"]
         if len(dataset) * channels * max(height, width) ** 2 > MOST_BYTES:
             return False
-        encoded = dataset.select_columns(image_column).cast_column(image_column, Image(decode=False))
         first = None
-        for start in range(0, len(dataset), 1000):
-            for size in map(_header_size, encoded[start : start + 1000][image_column]):
-                first = first or size
-                if size and (size != first or size[0] != size[1]):
-                    return False
+        for size in EncodedImages(dataset, image_column).sizes():
+            first = first or size
+            if size and (size != first or size[0] != size[1]):
+                return False
         return first is not None
 
-    def hold_out(self, fraction: float, seed: int = 0) -> tuple["InMemoryImageDataset", "InMemoryImageDataset"]:
-        """Split class by class into a training part and a part for validation, decoded anew by `transform`."""
-        train, validation = hold_out_indices(self.labels, fraction, seed)
-        settings = {"image_column": self.image_column, "label_column": self.label_column, "seed": self.seed}
-        part = copy.copy(self)
-        ImageDataset.__init__(part, self.dataset.select(train), self.transform, **settings)
-        part.images = self.images[train]
-        part._encoded = self._encoded.select(train)
-        return part, InMemoryImageDataset(self.dataset.select(validation), self.transform, **settings)
+    def _part(self, rows: np.ndarray, augmented: bool) -> "InMemoryImageDataset":
+        part = super()._part(rows, augmented)
+        if augmented:
+            part.images = self.images[rows]
+        else:
+            part.batch_augmentation, part.images = None, part._decoded(self.transform)
+        return part
 
     def __getitem__(self, index: int | SampledRow) -> dict[str, Tensor | int]:
         """One image of a batch; labels and seeds are plain integers."""
@@ -99,17 +94,17 @@ class InMemoryImageDataset(ImageDataset):
         return {name: value if name.endswith("pixel_values") else int(value) for name, value in batch.items()}
 
     def __getitems__(self, indices: list[int] | list[SampledRow]) -> dict[str, Tensor | np.ndarray]:
-        """A batch, as described above, of rows or of draws."""
+        """A batch, as described above, of rows or of sampled rows."""
         if not isinstance(indices[0], SampledRow):
             rows = np.asarray(indices)
-            return self._views(rows, "", rows)
+            return self._batch(rows, "", rows)
         rows, positions, partners = zip(*indices, strict=True)
-        batch = self._views(np.asarray(rows), "", positions, 0)
+        batch = self._batch(np.asarray(rows), "", positions, 0)
         if partners[0] is not None:
-            batch |= self._views(np.asarray(partners), "partner_", positions, 1)
+            batch |= self._batch(np.asarray(partners), "partner_", positions, 1)
         return batch
 
-    def _views(self, rows: np.ndarray, prefix: str, *key: Any) -> dict[str, Tensor | np.ndarray]:
+    def _batch(self, rows: np.ndarray, prefix: str, *key: Any) -> dict[str, Tensor | np.ndarray]:
         """Images and labels of rows; the seeds of their augmentation are mixed from (seed, epoch, *key)."""
         images = self.images.index_select(0, torch.from_numpy(rows))  # 20 times as fast as by square brackets
         batch = {f"{prefix}pixel_values": images, f"{prefix}labels": torch.from_numpy(self.labels[rows])}
@@ -121,7 +116,7 @@ class InMemoryImageDataset(ImageDataset):
         """All images, uint8 (N, C, H, W)."""
         images = torch.empty(0, dtype=torch.uint8)
         for row in range(len(self)):
-            image = pixels(self._image(row))
+            image = pixels(self._encoded.decode(row, decode_pil))
             if row == 0:
                 images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
             if image.dtype != torch.uint8 or image.shape != images.shape[1:]:
@@ -131,13 +126,3 @@ class InMemoryImageDataset(ImageDataset):
                 )
             images[row] = image
         return images
-
-
-def _header_size(image: dict[str, Any] | None) -> tuple[int, int] | None:
-    """Width and height that an encoded image's header tells, or None if it cannot be read."""
-    try:
-        source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
-        with PIL.Image.open(source) as opened:
-            return opened.size
-    except Exception:  # decoding names what is wrong with the image
-        return None

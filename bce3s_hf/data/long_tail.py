@@ -1,15 +1,12 @@
-"""Long-tailed class counts, subsets of balanced data that have them, and manifests that prove which subset it was."""
+"""Long-tailed class counts, and subsets of balanced data that have them."""
 
-import hashlib
-import json
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bce3s_hf.data.columns import column_values, count_classes
+from bce3s_hf.data.split_manifest import SplitManifest, split_sha256
 
 KINDS = ("exp", "step")
 CONVENTIONS = ("first", "shuffle", "choice")
@@ -92,65 +89,6 @@ def select_indices(labels: np.ndarray, counts: Sequence[int], convention: str = 
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class SplitManifest:
-    """Which rows of a dataset were trained on: two people with the same `sha256` used the same split.
-
-    The hash covers row numbers and their labels, not the pixels.
-    """
-
-    label_column: str
-    num_rows: int
-    kind: str
-    imbalance_factor: float
-    convention: str
-    seed: int
-    class_counts: list[int]
-    indices: list[int]
-    sha256: str
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(asdict(self)) + "\n")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "SplitManifest":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If there is no such file, or it is no manifest or contradicts itself.
-        """
-        try:
-            manifest = cls(**json.loads(Path(path).read_text()))
-        except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a split manifest: {error}") from error
-        numbers = [*manifest.class_counts, *manifest.indices, manifest.num_rows]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError(f"{path} is not a split manifest: counts and row numbers must be whole numbers")
-        if sum(manifest.class_counts) != len(manifest.indices):
-            raise ValueError(
-                f"{path} lists {len(manifest.indices)} rows, but its class counts sum to {sum(manifest.class_counts)}"
-            )
-        return manifest
-
-    def select(self, dataset: Any) -> Any:
-        """Rows of a `datasets.Dataset` that this manifest names.
-
-        Raises:
-            ValueError: If the dataset is not the one that the manifest was made from.
-        """
-        labels = column_values(dataset, self.label_column)
-        rows = np.asarray(self.indices)
-        same = len(labels) == self.num_rows and 0 <= rows.min() and rows.max() < len(labels)
-        same = same and _digest(labels, rows) == self.sha256
-        if not same or np.bincount(labels[rows]).tolist() != self.class_counts:
-            raise ValueError(
-                f"the manifest was made from another dataset: {self.num_rows} rows then, {len(labels)} now, or the "
-                f"labels in column {self.label_column!r} or their order differ"
-            )
-        return dataset.select(self.indices)
-
-
 def make_long_tailed(
     dataset: Any,
     label_column: str,
@@ -178,11 +116,7 @@ def make_long_tailed(
     Raises:
         ValueError: If the column is missing, an argument is out of its range, or a class has too few images.
     """
-    labels = column_values(dataset, label_column)
-    if len(labels) and labels.min() < 0:
-        raise ValueError(f"column {label_column!r} holds {labels.min()}, which is no class; remove such rows")
-    feature = dataset.features[label_column]
-    available = np.bincount(labels, minlength=getattr(feature, "num_classes", None) or 0)
+    labels, available = column_values(dataset, label_column), count_classes(dataset, label_column)
     if len(available) < 2 or available.min() == 0:
         empty = np.flatnonzero(available == 0).tolist()
         raise ValueError(f"column {label_column!r} must hold classes 0 to K - 1, K >= 2; without images: {empty[:10]}")
@@ -198,72 +132,6 @@ def make_long_tailed(
         seed=seed,
         class_counts=counts,
         indices=indices.tolist(),
-        sha256=_digest(labels, indices),
+        sha256=split_sha256(labels, indices),
     )
     return dataset.select(indices), manifest
-
-
-def left_out_indices(labels: np.ndarray, chosen: np.ndarray, per_class: int) -> np.ndarray:
-    """Rows to validate on among those that a subset left out: nothing is taken from the training.
-
-    Args:
-        labels: Class of every row, int (N,).
-        chosen: Rows of the subset.
-        per_class: Of each class, take the last so many of the other rows, or all where there are fewer: none of a
-            class that the subset took whole.
-
-    Returns:
-        Sorted rows.
-    """
-    left = np.setdiff1d(np.arange(len(labels)), chosen)
-    return np.sort(np.concatenate([left[labels[left] == label][-per_class:] for label in np.unique(labels)]))
-
-
-def hold_out_indices(labels: np.ndarray, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows class by class into training and validation.
-
-    Every class keeps at least one training image: of n images, min(ceil(fraction n), n - 1) are held out.
-
-    Args:
-        labels: Class of every row, int (N,).
-        fraction: Share to hold out, in (0, 1).
-        seed: Of the choice.
-
-    Returns:
-        Sorted rows to train on, and sorted rows to validate on.
-
-    Raises:
-        ValueError: If `fraction` is outside (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-    rng = np.random.default_rng(seed)
-    held_out = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = math.ceil(round(fraction * len(rows), 6))  # 0.07 of 100 is 7.000000000000001 in floating point
-        held_out.append(rng.choice(rows, min(count, len(rows) - 1), replace=False))
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
-
-
-def column_values(dataset: Any, column: str) -> np.ndarray:
-    """One integer column of a `datasets.Dataset` as int64 (N,).
-
-    Raises:
-        ValueError: If the dataset has no such column, or it does not hold integers.
-    """
-    if column not in dataset.column_names:
-        raise ValueError(f"the dataset has no column {column!r}, only {', '.join(map(repr, dataset.column_names))}")
-    if not len(dataset):
-        return np.zeros(0, np.int64)
-    values = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise ValueError(f"column {column!r} must hold integer class labels, it holds {values.dtype}")
-    return values.astype(np.int64)
-
-
-def _digest(labels: np.ndarray, indices: np.ndarray) -> str:
-    """SHA-256 of row numbers and their labels, as little-endian int64."""
-    content = np.stack([indices, labels[indices]]).astype("<i8") if len(indices) else np.zeros(0, "<i8")
-    return hashlib.sha256(content.tobytes()).hexdigest()

@@ -104,7 +104,7 @@ class LongTailSampler(Sampler[int]):
         Raises:
             ValueError: If an argument is out of its range.
         """
-        _check_settings(name, power, repeat_threshold, num_epochs)
+        _check_sampler(name, power, repeat_threshold, num_epochs)
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers of shape (N >= 1,), got {labels.dtype} of shape {labels.shape}")
@@ -146,7 +146,7 @@ class LongTailSampler(Sampler[int]):
 
 
 class SampledRow(NamedTuple):
-    """One draw of an epoch.
+    """One draw of an epoch: which image it shows, and its partner.
 
     Attributes:
         row: Image to show.
@@ -160,7 +160,7 @@ class SampledRow(NamedTuple):
 
 
 class PartnerSampler(Sampler[SampledRow]):
-    """Draws of an epoch: rows of one sampler, numbered, each with a partner from another.
+    """Sampled rows of an epoch: rows of one sampler, numbered, each with a partner from another.
 
     As long as an epoch of `first`. Where `partner` has fewer rows, further rounds of its epoch follow, each in an
     order of its own.
@@ -190,7 +190,7 @@ class PartnerSampler(Sampler[SampledRow]):
         self.partner = partner
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's draws; epochs count from 0."""
+        """Choose the epoch's sampled rows; epochs count from 0."""
         self.first.set_epoch(epoch)
         if self.partner is not None:
             self.partner.set_epoch(epoch)
@@ -208,7 +208,7 @@ class PartnerSampler(Sampler[SampledRow]):
         return np.concatenate([self.partner.rows(number) for number in range(rounds)]).tolist()
 
 
-def _check_settings(name: str, power: float | None, repeat_threshold: float, num_epochs: float | None) -> None:
+def _check_sampler(name: str, power: float | None, repeat_threshold: float, num_epochs: float | None) -> None:
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     if name != "power" and power is not None:
