@@ -16,11 +16,7 @@ from bce3s_hf.losses.joint import (
     sample_classes,
 )
 from bce3s_hf.losses.normalized_linear import normalized_linear
-from bce3s_hf.losses.sampled_uniformity import (
-    sampled_uniformity_loss,
-    second_moment_error_bound,
-    second_moment_uniformity_loss,
-)
+from bce3s_hf.losses.sampled_uniformity import sampled_uniformity_loss
 from bce3s_hf.losses.uniformity import bce_uniformity_loss, bce_uniformity_optimum, ce_uniformity_loss
 
 __all__ = [
@@ -46,8 +42,6 @@ __all__ = [
     "sample_absent_classes",
     "sample_classes",
     "sampled_uniformity_loss",
-    "second_moment_error_bound",
-    "second_moment_uniformity_loss",
     "total_loss",
 ]
 
@@ -56,7 +50,6 @@ LOGIT_LOSSES = {"bce": bce_logit_loss, "ce": ce_logit_loss}
 CONTRASTIVE_LOSSES = {"bce": bce_contrastive_loss, "ce": ce_contrastive_loss}
 UNIFORMITY_LOSSES = {
     "bce": bce_uniformity_loss,
-    "bce_second_moment": second_moment_uniformity_loss,
     "bce_sampled": sampled_uniformity_loss,
     "bce_grouped": grouped_uniformity_loss,
     "ce": ce_uniformity_loss,

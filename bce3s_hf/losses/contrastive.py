@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from bce3s_hf.losses.argument_checks import check_matrix, check_targets
 from bce3s_hf.losses.cross_entropy import bce_rows, ce_rows
 from bce3s_hf.losses.normalized_linear import unit_linear
-from bce3s_hf.losses.precision import check_matrix, check_targets, compute_dtype, unit_rows
+from bce3s_hf.losses.precision import compute_dtype, unit_rows
 
 
 def _cosine_logits(
@@ -47,7 +48,7 @@ def bce_contrastive_loss(
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
         temperature: tau > 0; the authors' code uses 1.
         seen: Filled prototypes, bool (K,); None if all are. A class not seen yet is neither positive nor negative.
-        soft_targets: What a soft target costs, "full" or "positive", see `costs.bce_rows`.
+        soft_targets: What a soft target costs, "full" or "positive", see `cross_entropy.bce_rows`.
 
     Returns:
         Scalar in nats, summed over the seen classes, averaged over B; zero if none is seen.

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bce3s_hf.losses.argument_checks import check_weight, values_can_be_read
 from bce3s_hf.losses.exact_uniformity import exact_uniformity
-from bce3s_hf.losses.precision import check_weight, unit_rows, values_can_be_read
+from bce3s_hf.losses.precision import unit_rows
 
 
 def group_members(groups: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bce3s_hf.losses.argument_checks import check_matrix, check_targets, values_can_be_read
 from bce3s_hf.losses.cross_entropy import bce_rows, ce_rows
 from bce3s_hf.losses.normalized_linear import normalized_linear
-from bce3s_hf.losses.precision import check_matrix, check_targets, values_can_be_read
 
 FEW_CLASSES = 256  # of which nothing is won by gathering some
 
@@ -113,7 +113,7 @@ def bce_joint_loss(
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
         classes: Kept classes, sorted long (C,), as `sample_classes` draws them, K for none; None keeps all K.
         class_weights: Factor of a sample of each class, shape (K,), as `class_balanced_weights` gives them.
-        soft_targets: What a soft target costs, "full" or "positive", see `costs.bce_rows`.
+        soft_targets: What a soft target costs, "full" or "positive", see `cross_entropy.bce_rows`.
         **normalisation: `normalize_classifier` and `normalize_features`, see `normalized_linear`.
 
     Returns:

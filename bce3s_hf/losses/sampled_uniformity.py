@@ -1,65 +1,13 @@
-"""Cheaper forms of the uniformity loss for thousands of classes, on request only: neither is the paper's."""
+"""Cheaper form of the uniformity loss for thousands of classes, on request only: not the paper's."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bce3s_hf.losses.argument_checks import check_weight, values_can_be_read
 from bce3s_hf.losses.exact_uniformity import exact_uniformity
-from bce3s_hf.losses.precision import (
-    SHORTEST,
-    at_least_float32,
-    check_weight,
-    compute_dtype,
-    is_half,
-    unit_rows,
-    values_can_be_read,
-)
-
-
-def second_moment_uniformity_loss(weight: Tensor) -> Tensor:
-    """`bce_uniformity_loss` with sp(c) = log 2 + c/2 + c^2/8, whose sums need no cosine.
-
-    The sum over all pairs of c is ||sum_k w^_k||^2, and that of c^2 is ||W^^T W^||_F^2, each with the cosines of the
-    vectors with themselves, which are taken off. So a step costs two products of K x D x D, against one and a half of
-    K x K x D: of use where K is much larger than D.
-
-    Args:
-        weight: Classifier vectors, shape (K >= 2, D), any norm.
-
-    Returns:
-        Scalar in nats; but for rounding, off by at most `second_moment_error_bound`.
-
-    Raises:
-        ValueError: If `weight` is not a floating matrix with at least 2 rows.
-    """
-    check_weight(weight)
-    unit, num_classes, dtype = unit_rows(weight), len(weight), compute_dtype(weight)
-    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        total, operand, own = unit.sum(dim=0), unit.to(dtype), unit.square().sum(dim=1)
-        moment = at_least_float32(operand.T @ operand)
-        pairs = num_classes * (num_classes - 1) * math.log(2)
-        pairs = pairs + (total.square().sum() - own.sum()) / 2 + (moment.square().sum() - own.square().sum()) / 8
-        if not unit.requires_grad:
-            return pairs / num_classes
-        slopes = at_least_float32(operand @ moment.to(dtype)).mul_(0.5).add_(total)
-        slopes.addcmul_(unit, (1 + own / 2)[:, None], value=-1)
-    return _KnownGradient.apply(unit, pairs / num_classes, slopes.div_(num_classes))
-
-
-def second_moment_error_bound(weight: Tensor) -> Tensor:
-    """How far `second_moment_uniformity_loss` can be from `bce_uniformity_loss`, in nats.
-
-    The series of sp leaves at most c^4 / 192, and c^4 <= c^2, whose sum is known: that of the squared cosines of all
-    pairs, over 192 K. Where all cosines are below c in size, the error is below c^2 times this bound. Rounding comes
-    on top: a loss of K log 2 in float32 has seven digits.
-    """
-    check_weight(weight)
-    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-        unit = unit_rows(weight)
-        own = unit.square().sum(dim=1).square().sum()
-        return ((unit.T @ unit).square().sum() - own).clamp_min(0) / (192 * len(weight))
+from bce3s_hf.losses.precision import SHORTEST, at_least_float32, compute_dtype, is_half, unit_rows
 
 
 def sampled_uniformity_loss(weight: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bce3s_hf.losses.argument_checks import check_weight
 from bce3s_hf.losses.exact_uniformity import exact_uniformity
-from bce3s_hf.losses.precision import at_least_float32, check_weight, unit_rows
+from bce3s_hf.losses.precision import at_least_float32, unit_rows
 
 
 def bce_uniformity_loss(weight: Tensor) -> Tensor:
