@@ -22,8 +22,8 @@ from bce3s_hf.evaluation.model_evaluation import (
 from bce3s_hf.evaluation.outputs import collect_outputs
 from bce3s_hf.experiments.evaluation_settings import EvaluationArguments
 from bce3s_hf.experiments.run import load_checkpoint
-from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.text import printable
 
 

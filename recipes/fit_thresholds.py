@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from bce3s_hf.evaluation.thresholds import ThresholdArguments
+from bce3s_hf.experiments.evaluation_settings import ThresholdArguments
 from bce3s_hf.experiments.fit_thresholds import fit_checkpoint, thresholds_table
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 

@@ -13,8 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 from bce3s_hf import BCE3STrainingArguments  # noqa: E402
-from bce3s_hf.experiments.run import build_model, build_trainer, load_splits  # noqa: E402
+from bce3s_hf.experiments.run import build_model, build_trainer  # noqa: E402
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments  # noqa: E402
+from bce3s_hf.experiments.splits import load_splits  # noqa: E402
 
 settings.register_profile("quick", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)

@@ -13,7 +13,7 @@ import torch
 
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.samplers import SAMPLERS
-from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.data.train_transforms import AUGMENTATIONS
 from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_settings
 from bce3s_hf.experiments.splits import load_splits

@@ -17,12 +17,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, predict_images
-from bce3s_hf.evaluation.evaluate import EvaluationArguments
+from bce3s_hf.evaluation.gradient_shares import mechanism_table
 from bce3s_hf.evaluation.metrics import results_table
-from bce3s_hf.evaluation.thresholds import ThresholdArguments
 from bce3s_hf.experiments.benchmark import TABLE_HEAD, BenchmarkArguments, Row, table_line
 from bce3s_hf.experiments.benchmark.rows import Quartiles
-from bce3s_hf.experiments.mechanism import mechanism_table
+from bce3s_hf.experiments.evaluation_settings import EvaluationArguments, ThresholdArguments
 from bce3s_hf.experiments.plan import read_plan, run_name
 from bce3s_hf.experiments.plan_records import fill_tables
 from bce3s_hf.experiments.plan_runs import records
@@ -31,11 +30,11 @@ from bce3s_hf.experiments.settings import (
     CheckpointArguments,
     DataArguments,
     ModelArguments,
+    PublishArguments,
+    PushArguments,
     parse_arguments,
     parse_settings,
 )
-from bce3s_hf.hub.publish import PublishArguments
-from bce3s_hf.hub.push import PushArguments
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)

@@ -23,9 +23,10 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from bce3s_hf import BCE3SForImageClassification
 from bce3s_hf.data import load_images
-from bce3s_hf.data.image_lists import load_lists, read_list
+from bce3s_hf.data.image_lists import load_lists
+from bce3s_hf.data.list_files import read_list
 from bce3s_hf.evaluation import plots
-from bce3s_hf.evaluation.prediction import Prediction, PredictionCounts, prediction_text, summary
+from bce3s_hf.evaluation.prediction import Prediction, PredictionCounts, counts_text, prediction_text
 from bce3s_hf.experiments.fit_thresholds import thresholds_table
 from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.experiments.settings import DataArguments, parse_arguments
@@ -283,7 +284,7 @@ def test_names_of_classes_write_nowhere_else_and_control_no_terminal(published, 
     outside = {"images": 1, "none_of_these": 0.5, "auroc": 0.5, "dataset": NASTY[3]}
     for text in (
         *map(prediction_text, predictions),
-        summary(counts),
+        counts_text(counts),
         thresholds_table({"test": {}, "outside": outside}),
     ):
         assert is_harmless(text)

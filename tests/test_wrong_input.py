@@ -8,7 +8,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from bce3s_hf.models.parameter_groups import layer_decay_groups
 from conftest import ROOT
 
 from bce3s_hf import (
@@ -29,6 +28,7 @@ from bce3s_hf.experiments.second_stage import SecondStageArguments
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.losses import bce_contrastive_loss, bce_joint_loss, class_balanced_weights, sample_classes
 from bce3s_hf.training.callbacks import WeightAverage
+from bce3s_hf.training.optimizers import layer_decay_groups
 
 FEATURES, WEIGHT, BIAS = torch.randn(2, 4), torch.randn(3, 4), torch.zeros(3)
 DIGITS = ROOT / "recipes" / "digits_lt.yaml"

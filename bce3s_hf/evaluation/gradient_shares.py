@@ -11,7 +11,8 @@ from bce3s_hf.evaluation.geometry import class_compactness, class_means
 from bce3s_hf.evaluation.metrics import shot_groups
 from bce3s_hf.evaluation.outputs import ModelOutputs
 from bce3s_hf.losses import JOINT_LOSSES, normalized_linear
-from bce3s_hf.losses.precision import check_matrix, check_targets, unit_rows
+from bce3s_hf.losses.argument_checks import check_matrix, check_targets
+from bce3s_hf.losses.precision import unit_rows
 from bce3s_hf.models import BCE3SForImageClassification
 
 DEFINITIONS = {

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Image, Value
 from torch import Tensor
 
 from bce3s_hf.data import ImageDataset, eval_transform
-from bce3s_hf.data.image_sources import IMAGE, LABEL
+from bce3s_hf.data.columns import IMAGE, LABEL
 from bce3s_hf.evaluation.outputs import forward_images
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.text import printable, spreadsheet_cell

@@ -8,16 +8,12 @@ import numpy as np
 from datasets import Dataset, Value
 
 from bce3s_hf.data import ImageDataset, eval_transform
-from bce3s_hf.data.image_sources import IMAGE, LABEL, digits, find_image_column, read_dataset
+from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
+from bce3s_hf.data.image_sources import digits, read_dataset
 from bce3s_hf.evaluation.prediction import NONE_OF_THESE
 from bce3s_hf.evaluation.provenance import provenance
-from bce3s_hf.evaluation.thresholds import (
-    ThresholdArguments,
-    answers_by_group,
-    fit_thresholds,
-    has_own_threshold,
-    outside_figures,
-)
+from bce3s_hf.evaluation.thresholds import answers_by_group, fit_thresholds, has_own_threshold, outside_figures
+from bce3s_hf.experiments.evaluation_settings import ThresholdArguments
 from bce3s_hf.experiments.run import load_checkpoint
 from bce3s_hf.experiments.second_stage import trainer_of_checkpoint
 from bce3s_hf.experiments.settings import DataArguments

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from bce3s_hf.data.image_sources import LABEL
-from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.data.columns import LABEL, column_values
 from bce3s_hf.evaluation.geometry import separation
-from bce3s_hf.evaluation.gradient_shares import DEFINITIONS, measures_by_class, group_means
+from bce3s_hf.evaluation.gradient_shares import DEFINITIONS, group_means, measures_by_class
 from bce3s_hf.evaluation.metrics import json_values
 from bce3s_hf.evaluation.outputs import collect_outputs
 from bce3s_hf.evaluation.plots import plot_by_class, plot_cosines_over_training
 from bce3s_hf.evaluation.provenance import provenance
 from bce3s_hf.experiments.plan_runs import SETTINGS_FILE
-from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.experiments.run import evaluation_images, load_checkpoint
 from bce3s_hf.experiments.settings import DataArguments, parse_settings
+from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.timm_folder import RESULTS_FILE
 from bce3s_hf.text import read_json

@@ -18,8 +18,7 @@ from bce3s_hf.data import (
     eval_pixels,
     train_transform,
 )
-from bce3s_hf.data.image_sources import IMAGE, LABEL
-from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.data.columns import IMAGE, LABEL, column_values
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import Splits

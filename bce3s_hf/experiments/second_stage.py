@@ -11,8 +11,7 @@ from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from bce3s_hf.data.image_sources import LABEL
-from bce3s_hf.data.long_tail import column_values
+from bce3s_hf.data.columns import LABEL, column_values
 from bce3s_hf.evaluation.metrics import results_table
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_checkpoint, run, save_and_test
@@ -232,8 +231,8 @@ def trainer_of_checkpoint(
     if model.config.class_counts != counts:
         trained, given = _counts_text(counts), _counts_text(model.config.class_counts)
         raise ValueError(
-            f"the checkpoint was trained on {trained}, this is {given}; give the data settings of the first stage, such "
-            "as imbalance_factor, manifest or validation_fraction"
+            f"the checkpoint was trained on {trained}, this is {given}; give the data settings of the first stage, "
+            "such as imbalance_factor, manifest or validation_fraction"
         )
     _check_images(Path(model.config.name_or_path), splits, args)
     return trainer

@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 
 from bce3s_hf.data.image_lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
-from bce3s_hf.data.transforms import AUGMENTATIONS
+from bce3s_hf.data.train_transforms import AUGMENTATIONS
 from bce3s_hf.hub.publish import PUBLISHED_FOLDER
 from bce3s_hf.hub.push import COMMIT_MESSAGE
 from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
@@ -140,7 +140,7 @@ class ModelArguments:
     uniformity: str = field(
         default="bce",
         metadata={
-            "help": "Uniformity loss; the second moment and sampled rows approximate it for thousands of classes, the "
+            "help": "Uniformity loss; the sampled form approximates it for thousands of classes, the "
             "grouped form lets classes of one group_column stay close.",
             "choices": [*UNIFORMITY_LOSSES, "none"],
         },

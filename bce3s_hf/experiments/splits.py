@@ -9,10 +9,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from bce3s_hf.data import SplitManifest, load_images, make_long_tailed
-from bce3s_hf.data.image_lists import list_sha256, load_lists
-from bce3s_hf.data.image_sources import GROUP, IMAGE, LABEL, find_class_groups
-from bce3s_hf.data.long_tail import column_values, left_out_indices
-from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
+from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, column_values, find_class_groups
+from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
+from bce3s_hf.data.hold_out import left_out_indices
+from bce3s_hf.data.image_lists import load_lists
+from bce3s_hf.data.list_files import list_sha256
 from bce3s_hf.experiments.settings import DataArguments
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from bce3s_hf.data.transforms import AUGMENTATIONS, Cutout, eval_transform, normalize, train_transform
 from PIL import Image as PILImage
 from scipy.stats import chi2
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,7 +12,6 @@ from torchvision.transforms.v2 import functional
 
 from bce3s_hf.data.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
 from bce3s_hf.data.batch_autoaugment import BatchAutoAugment
-from bce3s_hf.data.transforms import AUGMENTATIONS, Cutout, eval_transform, normalize, train_transform
 
 SIZE, PAD = 32, 4
 CONFIG = {

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import torch
 from accelerate.utils import send_to_device
+from bce3s_hf.data.transforms import eval_pixels
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,6 @@ from bce3s_hf.data.batch_augmentation import BatchAugmentation
 from bce3s_hf.data.image_dataset import ImageDataset, collate_images
 from bce3s_hf.data.in_memory_dataset import InMemoryImageDataset
 from bce3s_hf.data.samplers import SampledRow
-from bce3s_hf.data.transforms import eval_pixels
 
 CONFIG = {
     "input_size": [3, 16, 16],

@@ -9,11 +9,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from timm.data import create_transform
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import pil_to_tensor
-
 from bce3s_hf.data.transforms import (
     AUGMENTATIONS,
     Cutout,
@@ -24,6 +19,11 @@ from bce3s_hf.data.transforms import (
     small_pixels,
     train_transform,
 )
+from PIL import Image
+from timm.data import create_transform
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import pil_to_tensor
+
 from bce3s_hf.models.backbone import backbone_data_config, create_backbone
 
 SIZE, PAD = 32, 4

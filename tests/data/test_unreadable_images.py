@@ -5,11 +5,11 @@ import re
 import image_files
 import pytest
 import torch
+from bce3s_hf.data.transforms import eval_transform, train_transform
+from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
 from datasets import ClassLabel, Dataset, Features, Image
 
 from bce3s_hf.data.image_dataset import ImageDataset
-from bce3s_hf.data.transforms import eval_transform, train_transform
-from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
 CONFIG = {

@@ -17,7 +17,6 @@ from torch import nn
 from bce3s_hf import BCE3SForImageClassification, ImageDataset, eval_transform
 from bce3s_hf.evaluation.metrics import long_tail_metrics, per_class_accuracy
 from bce3s_hf.evaluation.model_evaluation import (
-    draw_evaluation,
     evaluate,
     evaluation_dataset,
     evaluation_tables,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bce3s_hf.evaluation.outputs import classify_features, collect_outputs
+from bce3s_hf.evaluation.outputs import collect_outputs
 
 
 class Pixels(nn.Module):

@@ -12,7 +12,8 @@ from conftest import ROOT
 from PIL import Image
 
 from bce3s_hf import BCE3SConfig, BCE3SForImageClassification
-from bce3s_hf.evaluation.thresholds import ThresholdArguments, fit_thresholds
+from bce3s_hf.evaluation.thresholds import fit_thresholds
+from bce3s_hf.experiments.evaluation_settings import ThresholdArguments
 from bce3s_hf.experiments.fit_thresholds import fit_checkpoint, thresholds_table
 from bce3s_hf.experiments.run import save_and_test
 from bce3s_hf.experiments.settings import DataArguments

@@ -13,9 +13,8 @@ from sklearn.metrics import accuracy_score, recall_score
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
 from bce3s_hf.data import SplitManifest, load_images, normalize
-from bce3s_hf.evaluation.evaluate import EvaluationArguments
 from bce3s_hf.evaluation.records import training_record
-from bce3s_hf.evaluation.thresholds import ThresholdArguments
+from bce3s_hf.experiments.evaluation_settings import EvaluationArguments, ThresholdArguments
 from bce3s_hf.experiments.run import build_model, run
 from bce3s_hf.experiments.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, ModelArguments, parse_arguments

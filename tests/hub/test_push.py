@@ -23,7 +23,7 @@ from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, eval_t
 from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
-from bce3s_hf.hub.push import PushArguments, PushError, create_repository, push_folder
+from bce3s_hf.hub.push import PushError, create_repository, push_command, push_folder
 from bce3s_hf.models.timm_folder import PUBLISHED_FILES
 
 NAMES = ["cat", "dog", "owl"]
@@ -399,7 +399,7 @@ def test_the_recipe_pushes_what_the_command_says(hub, client, folder, name):
 
 
 def test_a_command_leaves_out_what_is_as_usual():
-    assert PushArguments("a b", "me/x").command() == "python recipes/push.py --folder 'a b' --hub_model_id me/x"
+    assert push_command("a b", "me/x") == "python recipes/push.py --folder 'a b' --hub_model_id me/x"
 
 
 @pytest.mark.parametrize("stray", ["training_args.bin", ".env", "training/optimizer.pt", "checkpoint-14/config.json"])

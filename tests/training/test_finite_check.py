@@ -13,7 +13,7 @@ from conftest import ROOT, launcher
 from torch import nn
 
 from bce3s_hf.data import LongTailSampler, PartnerSampler, SampledRow
-from bce3s_hf.training.finite_check import Fault, FiniteCheck, draws_of_step
+from bce3s_hf.training.finite_check import FiniteCheck, NotFinite, rows_of_step
 
 EVERY_TWO = {"save_strategy": "steps", "save_steps": 2}
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}
@@ -72,20 +72,20 @@ def checkpoints(trainer):
 
 def test_first_step_and_its_terms_are_remembered():
     check = FiniteCheck()
-    assert check.fault(alone) is None
+    assert check.first(alone) is None
     values = {"loss_joint": torch.tensor(1.0), "loss_uniformity": torch.tensor(2.0), "loss": torch.tensor(3.0)}
     check.watch_losses(values, 1)
-    assert check.fault(alone) is None
+    assert check.first(alone) is None
     check.watch_losses(values | {"loss_uniformity": torch.tensor(-math.inf), "loss": torch.tensor(-math.inf)}, 2)
     check.watch_losses({name: torch.tensor(math.nan) for name in values}, 3)
     check.watch_losses(values, 4)
-    assert check.fault(alone) == Fault(2, "loss_uniformity")
+    assert check.first(alone) == NotFinite(2, "loss_uniformity")
 
 
 def test_sum_is_named_where_no_term_is_at_fault():
     check = FiniteCheck()
     check.watch_losses({"loss_joint": torch.tensor(3e38), "loss": torch.tensor(math.inf)}, 7)
-    assert check.fault(alone) == Fault(7, "loss")
+    assert check.first(alone) == NotFinite(7, "loss")
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_gradient_that_the_backward_pass_reached_first_is_named(bad, component):
         parameter.grad = torch.full_like(parameter, 1e18)
     check = FiniteCheck()
     check.watch_gradients(model, 1)
-    assert check.fault(alone) is None
+    assert check.first(alone) is None
     for name, value in bad.items():
         model.get_parameter(name).grad.view(-1)[-1] = value
     check.watch_gradients(model, 2)
-    assert check.fault(alone) == Fault(2, component)
+    assert check.first(alone) == NotFinite(2, component)
 
 
 def test_loss_is_named_before_its_gradients():
@@ -116,23 +116,23 @@ def test_loss_is_named_before_its_gradients():
         parameter.grad = torch.full_like(parameter, math.nan)
     check.watch_gradients(model, 5)
     check.watch_losses({"loss_joint": torch.tensor(math.nan), "loss": torch.tensor(math.nan)}, 5)
-    assert check.fault(alone) == Fault(5, "loss_joint")
+    assert check.first(alone) == NotFinite(5, "loss_joint")
 
 
 def test_fault_of_another_process_counts():
     check = FiniteCheck()
     check.watch_losses({"loss_joint": torch.tensor(math.nan), "loss": torch.tensor(math.nan)}, 5)
     other = torch.tensor([4, 3])
-    assert check.fault(lambda own: torch.cat([own, other])) == Fault(3, "loss")
+    assert check.first(lambda own: torch.cat([own, other])) == NotFinite(3, "loss")
 
 
 def test_draws_are_those_of_the_step():
     sampler = LongTailSampler(torch.arange(10).numpy(), seed=3)
     sampler.set_epoch(1)
     rows = list(sampler)
-    found = draws_of_step(sampler, 4, steps_per_epoch=3, draws_per_step=4)
+    found = rows_of_step(sampler, 4, steps_per_epoch=3, rows_per_step=4)
     assert found == [SampledRow(row, 0, None) for row in rows[:4]]
-    found = draws_of_step(PartnerSampler(sampler), 6, steps_per_epoch=3, draws_per_step=4)
+    found = rows_of_step(PartnerSampler(sampler), 6, steps_per_epoch=3, rows_per_step=4)
     assert [draw.row for draw in found] == rows[8:]
 
 
@@ -235,10 +235,10 @@ def test_scaled_gradient_is_a_fault_after_forty_steps_one_after_the_other(steps,
             bad = step == 1 or (step >= 3 and name == "weight")
             parameter.grad = torch.full_like(parameter, math.inf if bad else 1.0)
         check.watch_gradients(model, step, scaled=True)
-    assert check.fault(alone) == (fault and Fault(fault, "gradient of weight"))
+    assert check.first(alone) == (fault and NotFinite(fault, "gradient of weight"))
     model.weight.grad.fill_(1.0)
     check.watch_gradients(model, 3 + steps, scaled=True)
-    assert check.fault(alone) is None
+    assert check.first(alone) is None
 
 
 def test_scaler_that_skips_every_step_stops_the_training(make_trainer, few_splits):
