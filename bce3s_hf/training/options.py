@@ -68,7 +68,10 @@ def check_within(name: str, value: float | None, interval: str) -> None:
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):
         wanted = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
-        wanted = f"{wanted} and finite" if high == math.inf else f"in {interval}"
+        if high < math.inf:
+            wanted = f"in {interval}"
+        elif interval[-1] == ")":
+            wanted += " and finite"
         raise ValueError(f"{name} must be {wanted}, got {value}")
 
 

@@ -12,8 +12,8 @@ REFUSED = [
     ("lambda_ss", -0.1, "lambda_ss must be at least 0 and finite, got -0.1"),
     ("lambda_ss", float("nan"), "lambda_ss must be at least 0 and finite, got nan"),
     ("lambda_cc", -1.0, "lambda_cc must be at least 0 and finite, got -1.0"),
-    ("contrastive_temperature", 0.0, "contrastive_temperature must be positive and finite, got 0.0"),
-    ("contrastive_temperature", -1.0, "contrastive_temperature must be positive and finite, got -1.0"),
+    ("contrastive_temperature", 0.0, "contrastive_temperature must be above 0 and finite, got 0.0"),
+    ("contrastive_temperature", -1.0, "contrastive_temperature must be above 0 and finite, got -1.0"),
     ("negative_ratio", 0.0, r"negative_ratio must be in \(0, 1\], got 0.0"),
     ("negative_ratio", 1.01, r"negative_ratio must be in \(0, 1\], got 1.01"),
     ("absent_ratio", -0.1, r"absent_ratio must be in \[0, 1\], got -0.1"),
@@ -32,7 +32,7 @@ REFUSED = [
     ("ema_decay", 1.0, r"ema_decay must be in \(0, 1\), got 1.0"),
     ("layer_decay", 0.0, r"layer_decay must be in \(0, 1\], got 0.0"),
     ("layer_decay", 1.1, r"layer_decay must be in \(0, 1\], got 1.1"),
-    ("lr_base_size", 0, "lr_base_size must be at least 1, got 0"),
+    ("lr_base_size", 0, "lr_base_size must be at least 1 and finite, got 0"),
 ]
 
 CONTRADICTIONS = {
@@ -227,7 +227,7 @@ def test_precision_is_a_switch(tmp_path, options, expected):
 
 @pytest.mark.parametrize("uniformity_rows", [0, -1])
 def test_uniformity_needs_a_row(tmp_path, uniformity_rows):
-    with pytest.raises(ValueError, match=f"uniformity_rows must be at least 1, got {uniformity_rows}"):
+    with pytest.raises(ValueError, match=f"uniformity_rows must be at least 1 and finite, got {uniformity_rows}"):
         make(tmp_path, uniformity_rows=uniformity_rows)
 
 
