@@ -114,6 +114,18 @@ def write_inaturalist(folder, counts=INATURALIST_COUNTS, side=32):
     return ListedImages(root, Path(folder) / "iNaturalist18_train.txt", val_list, val_list)
 
 
+def write_annotations(folder, **parts):
+    """`train2018.json` of 'a/0.jpg' (class 0) and 'b/1.jpg' (class 1), some parts replaced, or left out if None."""
+    data = {
+        "images": [{"id": 10, "file_name": "a/0.jpg"}, {"id": 11, "file_name": "b/1.jpg"}],
+        "annotations": [{"id": 1, "image_id": 11, "category_id": 1}, {"id": 2, "image_id": 10, "category_id": 0}],
+        "categories": [{"id": 1, "name": "bee"}, {"id": 0, "name": "ant"}],
+    } | parts
+    file = folder / "train2018.json"
+    file.write_text(json.dumps({name: part for name, part in data.items() if part is not None}))
+    return file
+
+
 def write_list(file, rows):
     file.write_text("".join(f"{path} {label}\n" for path, label in rows))
     return file

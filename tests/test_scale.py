@@ -18,7 +18,8 @@ from conftest import ROOT, rows
 from long_tail_files import IMAGENET_COUNTS, INATURALIST_COUNTS, write_imagenet_lt, write_inaturalist
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, train_transform
-from bce3s_hf.data.image_lists import PUBLISHED, list_sha256
+from bce3s_hf.data.image_lists import PUBLISHED
+from bce3s_hf.data.list_files import list_sha256
 from bce3s_hf.experiments.second_stage import SecondStageArguments
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
 
@@ -163,6 +164,7 @@ def check_record(record, images, train_counts):
     assert record["metrics"]["accuracy"] > 2.5 / len(train_counts)
 
 
+@pytest.mark.slow
 def test_imagenet_lt_from_end_to_end(imagenet_lt, tmp_path):
     methods = "--second_stage=class_balanced,logit_adjustment"
     printed, record = start("train_imagenet_lt.py", imagenet_lt, tmp_path, methods)
@@ -173,6 +175,7 @@ def test_imagenet_lt_from_end_to_end(imagenet_lt, tmp_path):
     assert model.config.class_counts == IMAGENET_COUNTS and model.bank.seen.all()
 
 
+@pytest.mark.slow
 def test_imagenet_lt_on_two_processes(imagenet_lt, tmp_path):
     launcher = accelerate("cpu_two_processes.yaml")
     printed, record = start("train_imagenet_lt.py", imagenet_lt, tmp_path, "--num_train_epochs=3", launcher=launcher)
@@ -185,7 +188,7 @@ def test_imagenet_lt_on_two_processes(imagenet_lt, tmp_path):
 def test_inaturalist_by_its_annotations(tmp_path, monkeypatch, capsys):
     lists = write_inaturalist(tmp_path)
     images = dataclasses.replace(lists, train_list=tmp_path / "train2018.json", test_list=tmp_path / "val2018.json")
-    options = ("--num_train_epochs=8", "--per_device_train_batch_size=8", "--second_stage=none")
+    options = ("--num_train_epochs=5", "--per_device_train_batch_size=8", "--second_stage=none")
     monkeypatch.setattr(sys, "argv", command("train_inaturalist.py", images, tmp_path, *options))
     runpy.run_path(sys.argv[0], run_name="__main__")
     assert rows(capsys.readouterr().out) == ["test_resnet"]
@@ -248,13 +251,13 @@ class TestTrainerOptions:
 
     @pytest.fixture
     def train(self, make_trainer, monkeypatch):
-        """Train three steps with mixed views; the log, and what was seen in the backbone's forward passes."""
+        """Train two steps with mixed views; the log, and what was seen in the backbone's forward passes."""
         for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"):
             monkeypatch.setenv(name, "no")  # transformers sets them; undone after the test
 
         def train(backbone="test_vit", image_size=32, **settings):
             settings = {
-                "max_steps": 3,
+                "max_steps": 2,
                 "mixup_alpha": 1,
                 "cutmix_alpha": 1,
                 "per_device_train_batch_size": 8,
@@ -282,23 +285,26 @@ class TestTrainerOptions:
         assert values(found, "loss") != values(expected, "loss")
 
     @pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")  # renamed within 5.x
-    @pytest.mark.parametrize(("backbone", "image_size"), [("test_vit", 32), ("resnet18", 32), ("resnet32_cifar", 16)])
+    @pytest.mark.parametrize(
+        ("backbone", "image_size"), [pytest.param("test_vit", 32, marks=pytest.mark.slow), ("resnet32_cifar", 16)]
+    )
     def test_gradient_checkpointing_runs_blocks_twice_for_the_same_losses(self, train, backbone, image_size):
         expected, seen = train(backbone, image_size)
-        assert seen.count("block") == 3
+        assert seen.count("block") == 2
         found, seen = train(backbone, image_size, gradient_checkpointing=True)
-        assert seen.count("block") == 6
+        assert seen.count("block") == 4
         for term in ("loss", "grad_norm"):
             assert values(found, term) == pytest.approx(values(expected, term), rel=1e-5)
 
     def test_accumulated_batches_are_averaged(self, train):
         expected, _ = train(per_device_train_batch_size=16)
         found, seen = train(gradient_accumulation_steps=2)
-        assert seen.count("block") == 6
+        assert seen.count("block") == 4
         for term in ("loss", "grad_norm", "loss_joint", "loss_uniformity"):  # views and classes differ, not the scale
             assert values(found, term) == pytest.approx(values(expected, term), rel=0.2)
 
-    @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("backend", ["eager", "inductor"])
     def test_compiled_without_a_graph_break_to_the_same_losses(self, train, backend):
         expected, _ = train()
         torch._dynamo.reset()
@@ -309,6 +315,7 @@ class TestTrainerOptions:
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
         assert not torch._dynamo.utils.counters["graph_break"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mixes", [0, 1])
     def test_short_last_batch_is_the_only_reason_to_compile_again(self, make_trainer, few_splits, mixes, monkeypatch):
         monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # transformers sets it; undone after the test

@@ -118,9 +118,9 @@ class ImageDataset(torch.utils.data.Dataset):
     def hold_out(self, fraction: float, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
         """Split class by class into a training part and a part for validation, which is not augmented."""
         train, validation = hold_out_indices(self.labels, fraction, seed)
-        return self._part(train, augmented=True), self._part(validation, augmented=False)
+        return self._subset(train, augmented=True), self._subset(validation, augmented=False)
 
-    def _part(self, rows: np.ndarray, augmented: bool) -> "ImageDataset":
+    def _subset(self, rows: np.ndarray, augmented: bool) -> "ImageDataset":
         """Some of the images, augmented as here or not at all, with an epoch of their own."""
         part = copy.copy(self)
         part.dataset, part.labels = self.dataset.select(rows), self.labels[rows]

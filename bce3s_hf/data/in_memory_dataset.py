@@ -80,8 +80,8 @@ class InMemoryImageDataset(ImageDataset):
                 return False
         return first is not None
 
-    def _part(self, rows: np.ndarray, augmented: bool) -> "InMemoryImageDataset":
-        part = super()._part(rows, augmented)
+    def _subset(self, rows: np.ndarray, augmented: bool) -> "InMemoryImageDataset":
+        part = super()._subset(rows, augmented)
         if augmented:
             part.images = self.images[rows]
         else:

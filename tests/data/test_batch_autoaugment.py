@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from torchvision.transforms import v2
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy, v2
 
 from bce3s_hf.data.batch_autoaugment import CIFAR10_POLICY, BatchAutoAugment, SubPolicies, draw_sub_policies
 
-REFERENCE = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128)
+REFERENCE = v2.AutoAugment(AutoAugmentPolicy.CIFAR10, fill=128)
 SIGNED = {"ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
 WAYS = list(itertools.product(range(25), *[(False, True)] * 4))  # sub-policy, applied twice, negative twice
 
@@ -104,8 +104,12 @@ def test_every_operation_changes_images():
             assert torch.equal(*signs) == (name not in SIGNED or level == 0)
 
 
+def test_policy_is_that_of_torchvision():
+    assert list(CIFAR10_POLICY) == AutoAugment(AutoAugmentPolicy.CIFAR10).policies
+
+
 def test_sub_policies_are_drawn_with_their_probabilities():
-    count = 500_000
+    count = 200_000
     choices = draw_sub_policies(np.random.default_rng(0).random((count, 5)))
     hits = np.bincount(choices.number, minlength=25)
     assert ((hits - count / 25) ** 2 / (count / 25)).sum() < chi2.ppf(1 - 1e-4, 24)
@@ -114,16 +118,17 @@ def test_sub_policies_are_drawn_with_their_probabilities():
         for turn, (_, probability, _) in enumerate(pair):
             assert applied[:, turn].mean() == pytest.approx(probability, abs=4.5 * 0.5 / np.sqrt(len(applied)))
         assert abs(np.cov(applied.T)[0, 1]) < 4.5 * 0.25 / np.sqrt(len(applied))
-    assert choices.negative.mean(0) == pytest.approx(0.5, abs=0.004)
+    assert choices.negative.mean(0) == pytest.approx(0.5, abs=0.006)
     flags = np.concatenate([choices.applied, choices.negative, choices.number[:, None]], axis=1)
     pairs = np.corrcoef(flags[choices.number == 9].astype(float)[:, :4].T)[np.triu_indices(4, 1)]
-    assert np.abs(pairs).max() < 0.04
+    assert np.abs(pairs).max() < 0.06
 
 
 def outcomes(images):
     return Counter(image.numpy().tobytes() for image in images)
 
 
+@pytest.mark.slow
 def test_outcomes_are_as_frequent_as_those_of_torchvision():
     image, count = smooth(3, 32)[2], 10_000
     torch.manual_seed(0)

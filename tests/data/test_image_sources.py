@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
 from bce3s_hf.data import image_sources, load_images, make_long_tailed
-from bce3s_hf.data.image_sources import find_class_groups, find_columns
+from bce3s_hf.data.columns import find_class_groups
 
 ANIMALS = ClassLabel(names=["cat", "dog"])
 
@@ -157,19 +157,6 @@ def test_digits_have_no_groups():
 
 
 @pytest.mark.parametrize(
-    ("labels", "groups", "message"),
-    [
-        ([0, 1, 0], [5, 6, 7], "class 'cat' lies in groups 5 and 7; give a group_column with one group for each"),
-        ([0, 1, 1], [5, 6, 5], "class 'dog' lies in groups 6 and 5"),
-        ([1, 1, 1], [6, 6, 6], "class 'cat' has no training image to tell its group; leave group_column out"),
-    ],
-)
-def test_each_class_needs_one_group(labels, groups, message):
-    with pytest.raises(ValueError, match=message):
-        find_class_groups(table({"label": ANIMALS, "group": Value("int64")}, label=labels, group=groups))
-
-
-@pytest.mark.parametrize(
     ("kind", "train", "test", "names", "encoded"),
     [
         ("string", ["dog", "cat", "emu", "cat"], ["emu", "cat"], ["cat", "dog", "emu"], ([1, 0, 2, 0], [2, 0])),
@@ -222,49 +209,6 @@ def test_missing_split_is_refused(folder, settings, message):
     name = write_folder(folder, "cat/0.png", "dog/1.png")
     with pytest.raises(ValueError, match=message):
         load_images(name, **settings)
-
-
-@pytest.mark.parametrize(
-    ("features", "columns", "message"),
-    [
-        (
-            {"image": Image(), "label": ANIMALS},
-            ("img", None),
-            "image_column 'img' is not in the dataset; its columns are 'image', 'label'",
-        ),
-        (
-            {"image": Image(), "label": ANIMALS},
-            (None, "fine"),
-            "label_column 'fine' is not in the dataset; its columns are 'image', 'label'",
-        ),
-        ({"path": Value("string"), "label": ANIMALS}, (None, None), "cannot tell the image column: 'path', 'label'"),
-        (
-            {"left": Image(), "right": Image(), "label": ANIMALS},
-            (None, None),
-            "cannot tell the image column: 'left', 'right', 'label'; give image_column",
-        ),
-        ({"image": Image(), "y": Value("int64")}, (None, None), "cannot tell the label column: 'image', 'y'; give"),
-        (
-            {"image": Image(), "kind": ANIMALS, "family": ANIMALS},
-            (None, None),
-            "cannot tell the label column: 'image', 'kind', 'family'; give label_column",
-        ),
-        (
-            {"image": Image(), "label": ANIMALS},
-            ("label", None),
-            "image_column and label_column are both 'label'",
-        ),
-    ],
-)
-def test_columns_that_cannot_be_told_are_named(features, columns, message):
-    with pytest.raises(ValueError, match=message):
-        find_columns(table(features, **{name: [] for name in features}), *columns)
-
-
-def test_given_columns_settle_which():
-    features = {"left": Image(), "right": Image(), "kind": ANIMALS, "family": ANIMALS}
-    empty = table(features, **{name: [] for name in features})
-    assert find_columns(empty, "right", "family") == ("right", "family")
 
 
 def test_file_is_refused_with_its_remedy(tmp_path):
@@ -389,21 +333,16 @@ def test_unknown_class_in_a_local_test_split_is_refused(folder):
 
 
 @pytest.mark.skipif("BCE3S_DATA" not in os.environ, reason="BCE3S_DATA does not name the folder that holds cifar100/")
-def test_real_cifar100_made_long_tailed():
-    images = load_images(str(Path(os.environ["BCE3S_DATA"]) / "cifar100"))
+def test_real_cifar100_made_long_tailed_has_twenty_groups_of_five_classes():
+    images = load_images(str(Path(os.environ["BCE3S_DATA"]) / "cifar100"), group_column="coarse_label")
     train, manifest = make_long_tailed(images["train"], "label", 100)
-    counts = np.bincount(train["label"])
+    counts, names = np.bincount(train["label"]), train.features["label"].names
     assert (len(train), len(images["test"])) == (10_847, 10_000)
     assert (len(counts), counts[0], counts[-1]) == (100, 500, 5)
-    assert train.features["label"].names[:2] == ["apple", "aquarium_fish"]
+    assert names[:2] == ["apple", "aquarium_fish"]
     assert train[0]["image"].size == (32, 32)
     assert manifest.select(images["train"])["label"][:] == train["label"][:]
-
-
-@pytest.mark.skipif("BCE3S_DATA" not in os.environ, reason="BCE3S_DATA does not name the folder that holds cifar100/")
-def test_real_cifar100_has_twenty_groups_of_five_classes():
-    train = load_images(str(Path(os.environ["BCE3S_DATA"]) / "cifar100"), group_column="coarse_label")["train"]
-    groups, names = np.array(find_class_groups(train)), train.features["label"].names
+    groups = np.array(find_class_groups(train))
     assert np.bincount(groups).tolist() == [5] * 20
     flowers = np.flatnonzero(groups == groups[names.index("rose")])
     assert [names[label] for label in flowers] == ["orchid", "poppy", "rose", "sunflower", "tulip"]

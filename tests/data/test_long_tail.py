@@ -1,24 +1,13 @@
-"""Long-tailed counts, subsets and manifests against published totals and slow re-enactments."""
+"""Long-tailed counts and subsets against published totals and slow re-enactments."""
 
 import doctest
-import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from bce3s_hf.data import long_tail
-from bce3s_hf.data.long_tail import (
-    CONVENTIONS,
-    SplitManifest,
-    column_values,
-    hold_out_indices,
-    left_out_indices,
-    long_tail_counts,
-    make_long_tailed,
-    select_indices,
-)
+from bce3s_hf.data.long_tail import CONVENTIONS, long_tail_counts, make_long_tailed, select_indices
 
 LABELS = np.random.RandomState(7).permutation(np.repeat([0, 1, 2], [30, 25, 20]))
 COUNTS = [20, 9, 4]
@@ -87,13 +76,6 @@ def test_doctests_of_the_module():
     outcome = doctest.testmod(long_tail)
     assert outcome.attempted >= 2
     assert outcome.failed == 0
-
-
-def test_images_that_a_subset_left_out():
-    labels = np.array([0, 1, 0, 1, 0, 1, 2, 0])
-    chosen = np.array([0, 1, 6])  # of class 2 nothing is left
-    assert left_out_indices(labels, chosen, 2).tolist() == [3, 4, 5, 7]
-    assert left_out_indices(labels, chosen, 9).tolist() == [2, 3, 4, 5, 7]
 
 
 def reenact(labels, counts, convention, seed):
@@ -171,127 +153,3 @@ def test_long_tailed_subset_holds_what_the_manifest_says(dataset, convention, se
 def test_unsuitable_dataset_is_refused(labels, column, settings, message):
     with pytest.raises(ValueError, match=message):
         make_long_tailed(Dataset.from_dict({"label": labels}), column, 1, **settings)
-
-
-def test_column_values_follow_the_rows_of_a_selection(dataset):
-    rows = [5, 2, 70]
-    values = column_values(dataset.select(rows), "label")
-    assert values.dtype == np.int64
-    assert values.tolist() == LABELS[rows].tolist()
-
-
-def test_manifest_survives_saving(dataset, tmp_path):
-    subset, manifest = make_long_tailed(dataset, "label", 5, convention="shuffle", seed=1)
-    manifest.save(tmp_path / "split.json")
-    loaded = SplitManifest.load(tmp_path / "split.json")
-    assert loaded == manifest
-    assert loaded.select(dataset)["row"][:] == subset["row"][:]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "null", "[1]", "{}", '{"indices": [1]}', '{"extra": 1}'], ids=lambda text: text or "empty"
-)
-def test_file_that_is_no_manifest_is_refused(tmp_path, text):
-    path = tmp_path / "split.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"split\.json is not a split manifest"):
-        SplitManifest.load(path)
-
-
-def test_image_is_no_manifest(tmp_path):
-    path = tmp_path / "split.png"
-    path.write_bytes(b"\x89PNG\xff\xd8")
-    with pytest.raises(ValueError, match=r"split\.png is not a split manifest"):
-        SplitManifest.load(path)
-
-
-def test_manifest_with_a_row_removed_is_refused(dataset, tmp_path):
-    path = tmp_path / "split.json"
-    make_long_tailed(dataset, "label", 5)[1].save(path)
-    content = json.loads(path.read_text())
-    content["indices"].pop()
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"lists 31 rows, but its class counts sum to 32"):
-        SplitManifest.load(path)
-
-
-@pytest.mark.parametrize("rows", [list(range(74)), list(range(75))[::-1], [*range(75), 0]])
-def test_manifest_refuses_other_rows(dataset, rows):
-    manifest = make_long_tailed(dataset, "label", 5)[1]
-    with pytest.raises(ValueError, match=f"made from another dataset: 75 rows then, {len(rows)} now.*'label'"):
-        manifest.select(dataset.select(rows))
-
-
-def test_manifest_refuses_a_dataset_without_its_column(dataset):
-    manifest = make_long_tailed(dataset, "label", 5)[1]
-    with pytest.raises(ValueError, match="no column 'label', only 'row', 'target'"):
-        manifest.select(dataset.rename_column("label", "target"))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda indices: [74 if row == indices[-1] else row for row in indices],
-        lambda indices: indices[::-1],
-        lambda indices: [*indices[:-1], 10_000],
-    ],
-    ids=["swapped", "reordered", "out of range"],
-)
-def test_manifest_refuses_changed_rows(dataset, change):
-    manifest = make_long_tailed(dataset, "label", 5, convention="first")[1]
-    changed = change(manifest.indices)
-    assert changed != manifest.indices
-    with pytest.raises(ValueError, match="made from another dataset"):
-        replace(manifest, indices=changed).select(dataset)
-
-
-def test_hash_is_equal_for_the_same_split_only(dataset):
-    def digest(data=dataset, factor=5, **settings):
-        return make_long_tailed(data, "label", factor, **settings)[1].sha256
-
-    different = {
-        "first": digest(),
-        "less imbalance": digest(factor=4),
-        "step": digest(kind="step"),
-        "smaller": digest(max_count=15),
-        "seed 0": digest(convention="shuffle"),
-        "seed 1": digest(convention="shuffle", seed=1),
-        "other labels": digest(dataset.select(range(75)[::-1])),
-    }
-    assert len(set(different.values())) == len(different)
-    assert different["first"] == digest() == digest(seed=9)
-    assert different["seed 1"] == digest(convention="shuffle", seed=1)
-
-
-@pytest.mark.parametrize(("convention", "digest"), [("first", "d2c33bbd6cc0"), ("shuffle", "8d08cfba6840")])
-def test_hash_is_the_same_on_every_machine(dataset, convention, digest):
-    assert make_long_tailed(dataset, "label", 5, convention=convention)[1].sha256.startswith(digest)
-
-
-@pytest.mark.parametrize(
-    ("fraction", "held_out"), [(0.1, [3, 3, 2]), (0.5, [15, 13, 10]), (0.01, [1, 1, 1]), (0.99, [29, 24, 19])]
-)
-def test_hold_out_splits_every_class(fraction, held_out):
-    train, validation = hold_out_indices(LABELS, fraction, seed=0)
-    assert sorted([*train, *validation]) == list(range(len(LABELS)))
-    assert np.bincount(LABELS[validation]).tolist() == held_out
-    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
-
-
-def test_hold_out_keeps_the_only_image_of_a_class():
-    labels = np.array([0, 1, 1, 2, 0])
-    train, validation = hold_out_indices(labels, 0.9)
-    assert sorted(labels[train]) == [0, 1, 2]
-    assert sorted(labels[validation]) == [0, 1]
-
-
-def test_hold_out_depends_on_the_seed_alone():
-    one, again, other = (hold_out_indices(LABELS, 0.3, seed)[1].tolist() for seed in (0, 0, 1))
-    assert one == again
-    assert one != other
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_hold_out_refuses_fraction(fraction):
-    with pytest.raises(ValueError, match=rf"fraction must be in \(0, 1\), got {fraction}"):
-        hold_out_indices(LABELS, fraction)

@@ -7,7 +7,6 @@ from bce3s_hf.data.samplers import (
     SAMPLERS,
     LongTailSampler,
     PartnerSampler,
-    SampledRow,
     power_probabilities,
     progressive_probabilities,
     repeat_factors,
@@ -231,20 +230,6 @@ def test_class_without_images_changes_nothing(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_one_image(name):
     assert list(make(name, labels=[3], repeat_threshold=0.1)) == [0]
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_draws_are_the_rows_of_both_samplers_with_their_positions(name):
-    sampler = PartnerSampler(make(name), make("class_balanced", stream=1))
-    sampler.set_epoch(3)
-    draws = list(sampler)
-    assert {type(draw) for draw in draws} == {SampledRow}
-    rows, positions, partners = zip(*draws, strict=True)
-    assert list(rows) == epoch_of(make(name), 3)
-    assert list(positions) == list(range(len(sampler)))
-    assert list(partners[: len(LABELS)]) == epoch_of(make("class_balanced", stream=1), 3)
-    assert {type(value) for draw in draws[:10] for value in draw} == {int}
-    assert draws[5] == SampledRow(row=rows[5], position=5, partner=partners[5])
 
 
 def test_draws_without_partner():

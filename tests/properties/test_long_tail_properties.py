@@ -11,16 +11,9 @@ from datasets import Dataset
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from bce3s_hf.data.long_tail import (
-    CONVENTIONS,
-    KINDS,
-    SplitManifest,
-    hold_out_indices,
-    left_out_indices,
-    long_tail_counts,
-    make_long_tailed,
-    select_indices,
-)
+from bce3s_hf.data.hold_out import hold_out_indices, left_out_indices
+from bce3s_hf.data.long_tail import CONVENTIONS, KINDS, long_tail_counts, make_long_tailed, select_indices
+from bce3s_hf.data.split_manifest import SplitManifest
 
 seeds = st.integers(0, 2**32 - 1)
 factors = st.one_of(st.sampled_from([1.0, 10.0, 50.0, 100.0, 256.0]), st.floats(1, 1000))

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
-from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler, PartnerSampler
+from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler, PartnerSampler, SampledRow
 
 names = st.sampled_from(SAMPLERS)
 class_counts = st.lists(st.one_of(st.just(0), st.integers(1, 60)), min_size=1, max_size=12).filter(any)
@@ -97,6 +97,7 @@ def test_every_draw_has_its_number_and_a_partner(first, partner, counts, seed, e
     sampler = PartnerSampler(make(first, labels, seed), make(partner, labels, seed, stream=1))
     sampler.set_epoch(epoch)
     draws = list(sampler)
+    assert all(type(draw) is SampledRow and type(draw.row) is type(draw.partner) is int for draw in draws)
     assert [draw.row for draw in draws] == list(make(first, labels, seed, epoch))
     assert [draw.position for draw in draws] == list(range(len(sampler)))
     partners = [draw.partner for draw in draws]

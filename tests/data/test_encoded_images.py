@@ -5,11 +5,12 @@ import re
 import image_files
 import pytest
 import torch
-from bce3s_hf.data.transforms import eval_transform, train_transform
-from bce3s_hf.data.unreadable_images import UnreadableImage, unreadable_images
 from datasets import ClassLabel, Dataset, Features, Image
 
+from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
 from bce3s_hf.data.image_dataset import ImageDataset
+from bce3s_hf.data.pixels import eval_transform
+from bce3s_hf.data.train_transforms import train_transform
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Pillow leaves a truncated PNG open
 CONFIG = {
@@ -75,8 +76,8 @@ def test_unreadable_images_are_found_in_the_order_of_rows(tmp_path):
         assert re.search(SPOILED[names[image.row]][1], image.problem)
     none, truncated, gone = found[len(odd) :]
     assert none == UnreadableImage(len(names), None, "the row holds no image")
-    assert re.match(r"image \d+ \(embedded in the dataset\): .*truncated", str(truncated))
-    assert re.search(r"\(.*/gone\.png\): .*No such file", str(gone))
+    assert re.match(r"image \d+ \(embedded in the dataset\) cannot be read: .*truncated", str(truncated))
+    assert re.search(r"\(.*/gone\.png\) cannot be read: .*No such file", str(gone))
     assert [image.row for image in unreadable_images(images, "image", range(1, len(names), 4))] == odd[::2]
 
 
