@@ -101,7 +101,7 @@ def test_own_data(published, tmp_path, monkeypatch, capsys):
         Image.fromarray((pixels * 15).astype("uint8")).save(folder / f"{row}.png")
     offline = MODEL_LINE.replace('"resnet18", pretrained=True', '"test_resnet"')
     code = OWN_DATA.replace(MODEL_LINE, OTHER_CLASSES if published else offline).replace("_epochs=30", "_epochs=1")
-    assert len({code, OWN_DATA.replace(MODEL_LINE, offline), OWN_DATA}) == 3 - (not published)
+    assert offline != MODEL_LINE and MODEL_LINE not in code and "_epochs=1," in code
     ran = {"__name__": "__main__"}
     exec(compile(code, "README.md", "exec"), ran)
     assert re.search(
@@ -256,9 +256,9 @@ def test_results_of_the_readme_are_those_of_the_records():
     for title, plan in RESULTS_ROWS.items():
         assert f"| {title} | {last_epoch(plan, 'CE joint')} | {last_epoch(plan, 'BCE3S')} |" in README
         epochs, trainings = map(int, re.search(r"(\d+) epochs, (\d+) training", title).groups())
-        for path in (ROOT / "model_cards" / plan).glob("bce3s-*/results.json"):
+        for path in (ROOT / "model_cards" / plan).glob("bce3s-[0-9]/results.json"):
             assert json.loads(path.read_text())["epochs"] == epochs
-        assert len([*(ROOT / "model_cards" / plan).glob("bce3s-*")]) == trainings
+        assert len([*(ROOT / "model_cards" / plan).glob("bce3s-[0-9]")]) == trainings
     metrics = record("cifar100_lt_resnet32/results.json")["metrics"]
     assert f"| not run | {100 * metrics['few']:.2f} / {100 * metrics['accuracy']:.2f} |" in README
     paper = read_plan(ROOT / "recipes/plans/cpu.yaml").paper
@@ -269,11 +269,8 @@ def test_results_of_the_readme_are_those_of_the_records():
 def test_accuracies_of_the_digits_on_another_cpu_are_those_of_the_records():
     found = [100 * record(f"digits_lt/{name}.json")["metrics"]["accuracy"] for name in ("ce_joint", "bce3s")]
     assert "on another CPU, All was {:.2f} and {:.2f}".format(*found) in " ".join(README.split())
-    printed = re.search(r"^```\n(.*?)\n```", README, re.M | re.S)[1]
-    assert (
-        re.findall(r"\| (?:CE joint|BCE3S) .* ([\d.]+) \|", printed)
-        == re.search(r"gave ([\d.]+) and ([\d.]+) on another CPU", RESULTS).groups()
-    )
+    printed = re.findall(r"^\| (?:CE joint|BCE3S) .* ([\d.]+) \|$", README.split("## Does it help?")[0], re.M)
+    assert "gave {} and {} on another CPU".format(*printed) in " ".join(RESULTS.split())
 
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "recipes" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
