@@ -187,6 +187,7 @@ SETTINGS = {
     "backbone": "resnet20_cifar",
     "image_size": 8,
     "num_train_epochs": 2,
+    "max_count": 110,
     "per_device_train_batch_size": 128,
     "save_strategy": "epoch",
     "save_total_limit": 2,
