@@ -10,7 +10,7 @@ import numpy as np
 from bce3s_hf.data.image_sources import LABEL
 from bce3s_hf.data.long_tail import column_values
 from bce3s_hf.evaluation.geometry import separation
-from bce3s_hf.evaluation.gradient_shares import DEFINITIONS, measures_by_class, group_means
+from bce3s_hf.evaluation.gradient_shares import DEFINITIONS, group_means, measures_by_class
 from bce3s_hf.evaluation.metrics import json_values
 from bce3s_hf.evaluation.outputs import collect_outputs
 from bce3s_hf.evaluation.plots import plot_by_class, plot_cosines_over_training
