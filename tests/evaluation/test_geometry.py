@@ -43,7 +43,7 @@ def test_separation_of_vectors_in_the_plane(vectors, separability, mean, std):
     assert std is None or found.cosine_std == pytest.approx(std, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+@pytest.mark.parametrize("num_classes", [2, 100])
 def test_separation_of_a_simplex(num_classes):
     simplex = np.arange(1, num_classes + 1)[:, None] * (np.eye(num_classes) - 1 / num_classes)
     found = separation(simplex.astype(np.float32))

@@ -39,11 +39,8 @@ def test_per_class_accuracy():
         ([1, 0, 1, 0], [0.95, 0.95, 0.15, 0.15], 10, 0.4),  # over and under by 0.45 and 0.35
         ([1, 0, 0, 0], [0.85, 0.12, 0.13, 0.14], 10, 0.135),  # (0.15 + 0.39) / 4
         ([1, 0], [0.31, 0.39], 10, 0.15),  # one bin of 10, two of 15
-        ([1, 0], [0.7, 0.3], 1, 0),
         ([1, 0], [0.7, 0.3], 2, 0.3),
-        ([1, 0], [1.0, 0.0], 15, 0),
         ([0, 1], [1.0, 0.0], 15, 1),
-        ([1, 1], [0.55, 0.65], 5, 0.4),
         ([1, 0, 1, 0, 1, 1, 1, 0], [0.5] * 4 + [0.75] * 4, 15, 0),
     ],
 )
@@ -62,6 +59,21 @@ def test_calibration_curve_by_hand():
     assert curve.accuracy.tolist() == [1, 0.5, 0, 1]
     assert curve.confidence == pytest.approx([0.1, 0.35, 0, 1])
     assert curve.error == pytest.approx((0.9 + 2 * 0.15) / 4)
+
+
+def test_groups_of_images_have_their_own_calibration():
+    labels, counts = np.array([0, 0, 1, 1, 1]), np.array([500, 10, 50])
+    assert {name: members.tolist() for name, members in images_by_group(labels, counts).items()} == {
+        "all": [True] * 5,
+        "many": [True, True, False, False, False],
+        "few": [False, False, True, True, True],
+    }
+    hits, confidences = np.array([True, False, True, True, False]), np.array([0.9, 0.9, 0.5, 0.5, 0.5])
+    curves = calibration_by_group(hits, confidences, labels, counts)
+    assert {name: curve.error for name, curve in curves.items()} == pytest.approx(
+        {"all": (2 * 0.4 + 3 * (2 / 3 - 0.5)) / 5, "many": 0.4, "few": 2 / 3 - 0.5}
+    )
+    assert curves["few"].counts.tolist() == [0] * 7 + [3] + [0] * 7
 
 
 @pytest.fixture
@@ -150,3 +162,9 @@ def test_results_table_of_other_columns():
     assert results_table(results, {"ECE": "ece", "F1": "macro_f1", "All": "accuracy"}) == (
         "| | ECE | F1 | All |\n| --- | ---: | ---: | ---: |\n| no flip | 12.50 | - | 50.00 |"
     )
+
+
+def test_json_has_none_for_nan():
+    assert json_values(np.array([0.123456789, np.nan])) == [0.123456789, None]
+    assert json_values(np.array([0.123456789, np.nan]), 3) == [0.123, None]
+    assert [type(value) for value in json_values(np.array([5, 2]))] == [int, int]

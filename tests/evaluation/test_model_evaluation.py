@@ -1,4 +1,4 @@
-"""Outputs collected once, flip averaging, figures equal to slow references, refusals, and the recipe."""
+"""Figures equal to slow references and to hand numbers, saved, printed and drawn; refusals; the recipe."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from bce3s_hf import BCE3SForImageClassification, ImageDataset, eval_transform
+from bce3s_hf.evaluation import model_evaluation
 from bce3s_hf.evaluation.metrics import long_tail_metrics, per_class_accuracy
 from bce3s_hf.evaluation.model_evaluation import (
     evaluate,
@@ -23,12 +24,8 @@ from bce3s_hf.evaluation.model_evaluation import (
     save_evaluation,
 )
 from bce3s_hf.evaluation.outputs import ModelOutputs, collect_outputs
-from bce3s_hf.experiments.evaluation_settings import EvaluationArguments
-from bce3s_hf.experiments.run import load_checkpoint
-from bce3s_hf.experiments.settings import CheckpointArguments
 
 RECIPE = ROOT / "recipes" / "evaluate.py"
-PICTURES = ("per_class_accuracy", "calibration", "classifier_cosines", "tsne")
 
 
 @pytest.fixture
@@ -162,39 +159,27 @@ def test_model_without_class_names_takes_any(make_model):
     assert evaluation_dataset(model, images("ab", 0, 1, 1)).labels.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        EvaluationArguments(**{"output_dir": "runs/two", **settings})
-
-
-def test_checkpoint_that_is_no_folder_is_refused():
-    with pytest.raises(ValueError, match="checkpoint './gone' is no folder; give one that the Trainer saved"):
-        CheckpointArguments("./gone")
-    with pytest.raises(ValueError, match="cannot load checkpoint 'runs/gone', neither a folder nor on the Hub"):
-        load_checkpoint("runs/gone")
-
-
-def test_plots_without_matplotlib_are_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("bce3s_hf.evaluation.evaluate.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="plots needs matplotlib: pip install .* or give --plots False"):
-        EvaluationArguments("runs/two")
-    assert not EvaluationArguments("runs/two", plots=False).plots
-
-
 def recipe(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, options)])
     runpy.run_path(str(RECIPE), run_name="__main__")
 
 
+def test_pictures_are_drawn(make_model, tmp_path):
+    pytest.importorskip("matplotlib")
+    model, labels = make_model(), torch.arange(30) % 10
+    features = torch.randn(30, model.classifier.in_features, generator=torch.Generator().manual_seed(0))
+    outputs = ModelOutputs(features, labels, -features)
+    names = list("0123456789")
+    draw_evaluation(evaluate(outputs, model), outputs, model, tmp_path, class_names=names, title="digits")
+    for name in ("per_class_accuracy", "calibration", "classifier_cosines", "tsne"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 900
+
+
 def test_recipe_prints_tables_saves_figures_and_draws(make_model, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(model_evaluation, "draw_evaluation", lambda *given, **names: drawn.append((given, names)))
     make_model().save_pretrained(tmp_path / "model")
     recipe(monkeypatch, "--checkpoint", tmp_path / "model", "--output_dir", tmp_path / "out")
     printed = capsys.readouterr().out
@@ -203,9 +188,9 @@ def test_recipe_prints_tables_saves_figures_and_draws(make_model, tmp_path, monk
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["data"]["dataset"] == "digits" and record["class_names"] == list("0123456789")
     assert sum(record["per_class"]["test_images"]) == 400
-    for name in PICTURES:
-        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
-            assert picture.width > 900
+    ((evaluation, outputs, _, folder), names), *rest = drawn
+    assert (folder, names) == (tmp_path / "out", {"class_names": record["class_names"], "title": "model on digits"})
+    assert evaluation.metrics == record["metrics"] and len(outputs.features) == 400 and not rest
 
 
 def test_recipe_refuses_an_untrained_model_before_it_writes(make_model, tmp_path, monkeypatch):

@@ -35,13 +35,15 @@ def figures(monkeypatch):
     return saved
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 100])
-def test_png_is_written(tmp_path, num_classes):
-    path = tmp_path / "accuracy.png"
-    counts = np.array(long_tail_counts(num_classes, 500, 100))
-    plot_per_class_accuracy(accuracies(num_classes, "CE joint", "BCE3S"), counts, path, title="CIFAR-LT")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert path.stat().st_size > 10_000
+@pytest.mark.parametrize("num_classes", [2, 100])
+def test_pictures_by_class_are_written(tmp_path, num_classes):
+    counts, values = np.array(long_tail_counts(num_classes, 500, 100)), accuracies(num_classes, "CE joint", "BCE3S")
+    plot_per_class_accuracy(values, counts, tmp_path / "a.png", title="CIFAR-LT")
+    plot_classifier_cosines(np.eye(num_classes), counts, tmp_path / "b.png", "title")
+    plot_by_class({"one": values, "other": values}, counts, tmp_path / "c.png")
+    for name in "abc":
+        path = tmp_path / f"{name}.png"
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
 def test_ending_chooses_the_format(tmp_path):
@@ -95,16 +97,8 @@ def test_no_matrix_of_all_classes_is_held(figures, plot):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    "methods",
-    [
-        1,
-        4,
-        5,
-    ],
-)
-def test_every_method_is_in_the_legend(figures, methods):
-    names = [f"method {number}" for number in range(methods)]
+def test_every_method_is_in_the_legend(figures):
+    names = [f"method {number}" for number in range(11)]  # more than there are markers, and colours
     plot_per_class_accuracy(accuracies(10, *names), long_tail_counts(10, 500, 100), "unused.png")
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == [*names, "training images"]
@@ -205,15 +199,6 @@ def test_pictures_of_features_repeat_themselves(figures, clusters):
     assert (one == two).all()
 
 
-def test_each_picture_is_written(tmp_path, clusters):
-    curve = CalibrationCurve(np.array([1]), np.array([0.5]), np.array([0.5]))
-    plot_calibration({"all": curve}, tmp_path / "a.png", "title")
-    plot_classifier_cosines(np.eye(40), np.arange(40), tmp_path / "b.png", "title")
-    plot_features(*clusters, np.arange(13), list("abcdefghijklm"), tmp_path / "c.png", "title", max_classes=2)
-    for name in "abc":
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_class_counts_fall_on_a_log_axis_and_empty_classes_have_no_bar(figures):
     plot_class_counts([5, 500, 0, 50, 19], "unused.png", title="digits")
     axis = figures[0].axes[0]
@@ -229,7 +214,7 @@ def test_class_counts_fall_on_a_log_axis_and_empty_classes_have_no_bar(figures):
     assert axis.get_title() == "digits"
 
 
-@pytest.mark.parametrize("counts", [[0, 0], [1], [3000, 0, 7], list(range(2000))])
+@pytest.mark.parametrize("counts", [[0, 0], [1], list(range(2000))])
 def test_any_class_counts_can_be_drawn(tmp_path, counts):
     plot_class_counts(counts, tmp_path / "counts.png")
     assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")
@@ -281,12 +266,3 @@ def test_cosines_over_training_are_a_line_a_run(figures):
         assert [line.get_color() for line in axis.lines] == ["C0", "C1"]
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["ce-0", "bce-0"]
     assert figures[0].get_suptitle() == "digits"
-
-
-@pytest.mark.parametrize("num_classes", [2, 100])
-def test_pictures_of_the_mechanism_are_written(tmp_path, num_classes):
-    counts = np.array(long_tail_counts(num_classes, 500, 100))
-    plot_by_class({"a": accuracies(num_classes, "CE"), "b": accuracies(num_classes, "CE")}, counts, tmp_path / "a.png")
-    plot_cosines_over_training({"CE": {"epoch": [1], "mean": [0.0], "std": [0.1]}}, tmp_path / "b.png")
-    for name in "ab":
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,6 @@ from bce3s_hf.evaluation.thresholds import (
     is_answered,
     outside_figures,
 )
-from bce3s_hf.experiments.evaluation_settings import ThresholdArguments
 
 
 def tenths(*scores):
@@ -93,18 +92,3 @@ def test_what_cannot_be_fitted_is_refused(arguments, message):
     predictions, scores, num_classes, keep, min_images = arguments
     with pytest.raises(ValueError, match=message):
         fit_thresholds(np.array(predictions), np.array(scores), num_classes, keep=keep, min_images=min_images)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"validation_fraction": 0.0}, r"got 0.0: thresholds are fitted to images that the training held out"),
-        ({"validation_fraction": 1.0}, r"validation_fraction must be in \(0, 1\), got 1.0"),
-        ({"keep": 1.5}, r"keep must be in \(0, 1\), got 1.5"),
-        ({"min_images": 0}, "min_images must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ThresholdArguments(**{"validation_fraction": 0.1, **settings})
