@@ -22,8 +22,8 @@ from long_tail_files import (
 
 from bce3s_hf.data import image_lists, make_long_tailed
 from bce3s_hf.data.image_lists import PUBLISHED, PublishedCounts, load_lists
-from bce3s_hf.experiments.run import load_splits
 from bce3s_hf.experiments.settings import DataArguments, parse_arguments
+from bce3s_hf.experiments.splits import load_splits
 
 needs_lists = pytest.mark.skipif(
     "BCE3S_DATA" not in os.environ, reason="BCE3S_DATA does not name the folder of lists/"

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from bce3s_hf.evaluation.metrics import (
+    calibration_by_group,
     calibration_curve,
+    images_by_group,
+    json_values,
     long_tail_metrics,
     per_class_accuracy,
     results_table,

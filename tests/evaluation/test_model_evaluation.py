@@ -18,6 +18,7 @@ from bce3s_hf import BCE3SForImageClassification, ImageDataset, eval_transform
 from bce3s_hf.evaluation import model_evaluation
 from bce3s_hf.evaluation.metrics import long_tail_metrics, per_class_accuracy
 from bce3s_hf.evaluation.model_evaluation import (
+    draw_evaluation,
     evaluate,
     evaluation_dataset,
     evaluation_tables,
