@@ -1,12 +1,11 @@
-"""What BCE3S costs: losses, steps, Trainer, images, growth and start-up, each beside what it is compared with.
+"""What BCE3S costs: losses, steps, Trainer, images and start-up, each beside what it is compared with.
 
     python recipes/benchmark.py
     python recipes/benchmark.py --sections losses step --rounds 5 --sizes small
-    python recipes/benchmark.py --images FOLDER_OF_JPEGS --cifar cifar100 --compile True
+    python recipes/benchmark.py --images FOLDER_OF_JPEGS --cifar cifar100
 
-Measures on the CPU, and then on CUDA where there is one. Prints a Markdown table as it is measured and saves the
-figures as JSON. Nothing else should run meanwhile. With `--sizes full`, the default, it takes about 11 minutes on two
-cores.
+Prints a Markdown table as it is measured and saves the figures as JSON. Nothing else should run meanwhile. Memory and
+speed are those of the CPU; give `--device cuda` for a GPU.
 """
 
 import sys

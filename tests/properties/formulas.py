@@ -47,14 +47,10 @@ def contrastive(form, projections, prototypes, targets, temperature, seen):
     return cost(form, logits, targets, seen).mean()
 
 
-def uniformity(weight, groups=None, pair_cost=softplus):
+def uniformity(weight, groups=None):
     cosines = unit(weight) @ unit(weight).T
     groups = torch.arange(len(weight)) if groups is None else groups
-    return pair_cost(cosines)[groups[:, None] != groups].sum() / len(weight)
-
-
-def second_moment(weight):
-    return uniformity(weight, pair_cost=lambda c: torch.log(torch.tensor(2.0).double()) + c / 2 + c.square() / 8)
+    return softplus(cosines)[groups[:, None] != groups].sum() / len(weight)
 
 
 def sampled(weight, rows):

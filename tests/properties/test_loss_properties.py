@@ -24,8 +24,6 @@ from bce3s_hf.losses import (
     sample_absent_classes,
     sample_classes,
     sampled_uniformity_loss,
-    second_moment_error_bound,
-    second_moment_uniformity_loss,
 )
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -149,7 +147,7 @@ def test_joint(form, kind, dtype, ratio, seed, batch, num_classes, dim):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-@pytest.mark.parametrize("num_classes", [2, 300, 8142])
+@pytest.mark.parametrize("num_classes", [2, 8142])
 @given(form=forms, kind=kinds, ratio=ratios, seed=seeds, autocast=st.booleans())
 @settings(max_examples=5)
 def test_features_of_ten_thousand_have_finite_gradients(dtype, num_classes, form, kind, ratio, seed, autocast):
@@ -163,7 +161,7 @@ def test_features_of_ten_thousand_have_finite_gradients(dtype, num_classes, form
     with torch.autocast("cpu", dtype, enabled=autocast and dtype != torch.float32):
         losses = [JOINT_LOSSES[name](*leaves, None, targets, classes=classes, **options)]
         losses.append(CONTRASTIVE_LOSSES[name](*leaves, targets, temperature=0.05, **options))
-        losses += [loss(leaves[1][:400]) for loss in (bce_uniformity_loss, second_moment_uniformity_loss)]
+        losses.append(bce_uniformity_loss(leaves[1][:400]))
     for loss in losses:
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         assert loss.isfinite() and all(x.isfinite().all() for x in gradients if x is not None)
@@ -213,17 +211,7 @@ def test_uniformity(dtype, seed, num_classes, dim, duplicates):
     assert_close(bce_uniformity_loss, formulas.uniformity, weight)
     assert_close(ce_uniformity_loss, formulas.ce_uniformity, weight)
     assert_close(lambda w: sampled_uniformity_loss(w, rows), lambda w: formulas.sampled(w, rows), weight)
-    assert_close(second_moment_uniformity_loss, formulas.second_moment, weight)
     assert_close(lambda w: grouped_uniformity_loss(w, members), lambda w: formulas.uniformity(w, groups), weight)
-
-
-@given(seed=seeds, num_classes=few_classes, dim=dims, duplicates=st.integers(0, 20))
-def test_second_moment_is_within_its_bound(seed, num_classes, dim, duplicates):
-    weight = classifier(num_classes, dim, torch.float64, duplicates, drawn(seed))
-    error = (second_moment_uniformity_loss(weight) - formulas.uniformity(weight)).abs()
-    assert error <= second_moment_error_bound(weight) + 1e-12
-    largest = (formulas.unit(weight) @ formulas.unit(weight).T).fill_diagonal_(0).square().max()
-    assert error <= largest * second_moment_error_bound(weight) + 1e-12
 
 
 @given(form=forms, kind=kinds, ratio=ratios, seed=seeds, batch=batches, num_classes=any_classes, dim=dims)

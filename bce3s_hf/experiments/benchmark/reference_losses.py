@@ -1,7 +1,7 @@
-"""The formulas of BCE3S written down as they stand, to compare with: correct for moderate logits, slow and large.
+"""What the losses are compared with: the formulas of BCE3S as they stand, and their matrix products alone.
 
-One-hot matrices, log(1 + exp(s)), boolean masks, products over all classes of which some are then selected, a K x K
-matrix for each step, and a loop over the samples for the bank.
+The formulas are correct for moderate logits, slow and large: one-hot matrices, log(1 + exp(s)), boolean masks, a K x K
+matrix for each step, a loop over the samples. No form of a loss and its gradient can do without the products.
 """
 
 import torch
@@ -35,7 +35,7 @@ def uniformity_loss(weight: Tensor) -> Tensor:
     return torch.log(1 + torch.exp(cosines[others])).sum() / len(weight)
 
 
-def sample_classes(labels: Tensor, num_classes: int, ratio: float) -> Tensor:
+def draw_classes(labels: Tensor, num_classes: int, ratio: float) -> Tensor:
     """Classes of the batch, filled up at random to a share of all; sorted, long (C,)."""
     present = F.one_hot(labels, num_classes).sum(dim=0) > 0
     order = torch.randperm(num_classes, device=labels.device)
@@ -43,11 +43,32 @@ def sample_classes(labels: Tensor, num_classes: int, ratio: float) -> Tensor:
     return order[: max(round(ratio * num_classes), int(present.sum()))].sort().values
 
 
-def update_bank(prototypes: Tensor, seen: Tensor, projections: Tensor, labels: Tensor) -> None:
+def fill_bank(prototypes: Tensor, seen: Tensor, projections: Tensor, labels: Tensor) -> None:
     """Store each class's last projection in (K, P), and that it was seen in (K,)."""
     for projection, label in zip(projections, labels.tolist(), strict=True):
         prototypes[label] = projection
         seen[label] = True
+
+
+def joint_products(features: Tensor, weight: Tensor) -> None:
+    """Logits and two gradients, of features (B, D) and the rows of the classifier that take part (C, D)."""
+    logits = features @ weight.T
+    logits @ weight
+    logits.T @ features
+
+
+def contrastive_products(projections: Tensor, prototypes: Tensor) -> None:
+    """Cosines and the gradient of the projections (B, P); the bank (K, P) is constant."""
+    cosines = projections @ prototypes.T
+    cosines @ prototypes
+
+
+def uniformity_products(weight: Tensor) -> None:
+    """Half of the cosines of all pairs of rows (K, D), which the other half repeats, and a whole product backward."""
+    half = weight[: len(weight) // 2]
+    cosines = half @ weight.T
+    cosines @ weight
+    cosines.T @ half
 
 
 def _unit(rows: Tensor) -> Tensor:
