@@ -2,7 +2,7 @@
 
     python recipes/reproduce.py --plan recipes/plans/smoke.yaml --jobs 2
     python recipes/reproduce.py --plan recipes/plans/cpu.yaml --num_train_epochs=5 --output_dir runs/short
-    python recipes/reproduce.py --plan recipes/plans/smoke.yaml --cards model_cards --texts README.md
+    python recipes/reproduce.py --plan recipes/plans/smoke.yaml --cards model_cards --texts model_cards/README.md
 
 The same command again goes on where it was stopped: finished runs are not trained again. Settings given as
 `--name=value` override those of the plan. With `--cards`, the records are copied there, and the tables in the

@@ -123,7 +123,7 @@ def test_gradient_sizes_are_those_of_the_readme(tmp_path):
         text=True,
     )
     numbers = [[float(cell) for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "recipes" / "README.md").read_text()
     for row in numbers:
         printed = re.search(rf"^\| {row[0]:.0f} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
         assert row[1:] == pytest.approx([float(cell) for cell in printed.groups()], rel=0.02)

@@ -1,4 +1,4 @@
-"""Records of a plan's runs as they are committed, and the README's tables made from them."""
+"""Records of a plan's runs as they are committed, and the tables of a page made from them."""
 
 import re
 import shutil

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from bce3s_hf import data
-from bce3s_hf.data.image_sources import IMAGE, LABEL
-from bce3s_hf.data.transforms import Cutout
+from bce3s_hf.data.columns import IMAGE, LABEL
 from bce3s_hf.evaluation.prediction import find_images
 from bce3s_hf.experiments.benchmark.measuring import Row, compare, summarise
 
@@ -47,8 +46,9 @@ def small_image_epochs(images: datasets.Dataset, augmentation: str, batch_size: 
     steps = [v2.RGB(), v2.PILToTensor(), v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
     to_floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
     if augmentation == "cifar_autoaugment":
-        steps += [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128), *to_floats, Cutout(16)]
-    of_image = v2.Compose(steps if augmentation == "cifar_autoaugment" else steps + to_floats)
+        steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128))
+        to_floats.append(v2.RandomErasing(p=1, scale=(0.25, 0.25), ratio=(1, 1)))
+    of_image = v2.Compose([*steps, *to_floats])
 
     def ours() -> Iterator[Tensor]:
         for rows in chunks:
