@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from bce3s_hf import BCE3SForImageClassification, load_images, predict_images
 from bce3s_hf.evaluation.prediction import NONE_OF_THESE
+from bce3s_hf.experiments.settings import CARD_PARTS
 from bce3s_hf.hub.card import write_card
 from bce3s_hf.models.timm_folder import PUBLISHED_FILES
 
@@ -29,7 +30,7 @@ def test_card_is_the_one_that_is_generated(tmp_path):
     new = tmp_path / FOLDER.name
     new.mkdir()
     shutil.copy(FOLDER / "config.json", new)
-    write_card(new, RECORD, license="mit")
+    write_card(new, RECORD, parts=CARD_PARTS, license="mit")
     for name in ("README.md", "per_class.csv"):
         assert (new / name).read_text() == (FOLDER / name).read_text()
 

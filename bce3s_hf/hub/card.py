@@ -165,6 +165,7 @@ def _sections(config: dict[str, Any], record: dict[str, Any], parts: dict[str, s
     source = config.get("auto_map", {}).get("AutoModelForImageClassification", "").partition(".")[0]
     steps = [*stages.values(), record.get("thresholds", {})]
     commands = dict.fromkeys(step["command"] for step in steps if "command" in step)
+    versions = record.get("versions", {}) | ({"commit": record["commit"]} if "commit" in record else {})
     return {
         "num_classes": len(config["label_names"]),
         "grey": config["pretrained_cfg"]["input_size"][0] == 1,
@@ -186,7 +187,7 @@ def _sections(config: dict[str, Any], record: dict[str, Any], parts: dict[str, s
         "per_class": "per_class_accuracy" in record,
         "commands": [fenced_code(command) for command in commands],
         "settings": settings_table(stages, parts),
-        "versions": ", ".join(inline_code(f"{name} {number}") for name, number in record.get("versions", {}).items()),
+        "versions": ", ".join(inline_code(f"{name} {number}") for name, number in versions.items()),
         "limits": limits(config, record),
     }
 

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from PIL import Image
 from transformers import dynamic_module_utils
 
 from bce3s_hf import BCE3SForImageClassification, eval_transform
+from bce3s_hf.experiments.settings import CARD_PARTS
 from bce3s_hf.hub import card
-from bce3s_hf.hub.card import write_card
+
+write_card = partial(card.write_card, parts=CARD_PARTS)
 
 COUNTS = [500, 101, 100, 20, 19, 1]
 NASTY = ["<script>", "a|b", "two\nlines", "tick`tock", "=cmd()", "*star* [x](http://evil.com)"]
@@ -92,7 +95,8 @@ def test_results_of_both_stages_and_what_made_them(published):
         "| class_balanced_beta | - | 0.99999 |",
         "| lambda_ss | 0.2 | - |",
         "| lambda_cc | 1 | - |",
-        "| views | `plain, MixUp (alpha 1), CutMix (alpha 1)` | `plain` |",
+        "| mixup_alpha | 1 | 0 |",
+        "| plain_view | yes | yes |",
         "| epochs | 6 | 3 |",
         "| learning_rate | 0.01 | 0.0001 |",
         "| weight_decay | 0.0005 | 0 |",

@@ -633,7 +633,7 @@ class TestWrongData:
         model, args, dataset = parts
         args.cutmix_alpha = 1.0
         with pytest.raises(
-            ValueError, match="cutmix_alpha need train_dataset to be an ImageDataset, got Subset; wrap"
+            ValueError, match="cutmix_alpha 1.0 needs train_dataset to be an ImageDataset, got Subset; wrap"
         ):
             BCE3STrainer(model, args, train_dataset=self.foreign(dataset))
 
