@@ -15,11 +15,12 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from bce3s_hf import BCE3STrainingArguments, publishing_trainer
+from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_stage
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.training import trainer as trainer_module
 from bce3s_hf.training.checkpoints import newest_checkpoint
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}
@@ -103,8 +104,8 @@ def train(name, folder, batch, processes):
 
 def push(trainer, folder):
     """Test and card are made on the way to a Hub that is none; every process must take part in the test."""
-    publishing_trainer.create_repository = lambda *args, **kwargs: "me/it"
-    publishing_trainer.push_folder = lambda folder, *args, **kwargs: str(folder)
+    trainer_module.create_repository = lambda *args, **kwargs: "me/it"
+    trainer_module.push_folder = lambda folder, *args, **kwargs: str(folder)
     pushed = str((folder / "published").resolve()) if trainer.is_world_process_zero() else None
     assert trainer.push_to_hub() == pushed
 

@@ -54,7 +54,7 @@ def no_mixing():
 def layers_unknown():
     model = backbone("resnet20_cifar")
     model.backbone.__class__ = type("Bare", (torch.nn.Module,), {})
-    layer_decay_groups(model, [], learning_rate=0.1, weight_decay=0, layer_decay=0.7)
+    layer_decay_groups(model, learning_rate=0.1, weight_decay=0, layer_decay=0.7)
 
 
 def backbone(name, **settings):
@@ -176,7 +176,7 @@ CASES = {
         "image_size 32 contradicts img_size 48 in backbone_kwargs; leave one out",
     ),
     "weight decay": (lambda: training(weight_decay=-1), "weight_decay must be at least 0 and finite, got -1"),
-    "seed": (lambda: training(seed=-1), r"seed must be in \[0, 2\^32\), got -1"),
+    "seed": (lambda: training(seed=-1), r"seed must be in \[0, 4294967296\), got -1"),
     "epochs": (lambda: training(num_train_epochs=0), "num_train_epochs must be above 0 and finite, got 0"),
     "options of the optimizer": (
         lambda: training(optim_args="momentum"),
@@ -219,7 +219,10 @@ CASES = {
         lambda: WeightAverage(torch.nn.Linear(1, 1), 0.9).load("run/checkpoint-5"),
         "ema_decay 0.9: 'run/checkpoint-5' was trained without; leave ema_decay out",
     ),
-    "batch of the learning rate": (lambda: training(lr_base_size=0), "lr_base_size must be at least 1, got 0"),
+    "batch of the learning rate": (
+        lambda: training(lr_base_size=0),
+        "lr_base_size must be at least 1 and finite, got 0",
+    ),
     "beta in training": (
         lambda: training(class_balanced_beta=1),
         r"class_balanced_beta must be in \[0, 1\), got 1",
@@ -280,7 +283,7 @@ CASES = {
     ),
     "augmentation": (lambda: train_transform({}, "flip"), "augmentation must be one of none, crop, .*, got 'flip'"),
     "imbalance below one": (lambda: long_tail_counts(10, 100, 0.01), "imbalance_factor is n_max / n_min.*got 0.01"),
-    "seed of the subset": (lambda: DataArguments(split_seed=-1), r"split_seed must be in \[0, 2\^32\), got -1"),
+    "seed of the subset": (lambda: DataArguments(split_seed=-1), r"split_seed must be in \[0, 4294967296\), got -1"),
     "tail would be empty": (lambda: long_tail_counts(10, 50, 100), "smallest class would be empty.*lower imbalance_f"),
     "too few images": (
         lambda: make_long_tailed(labelled(0, 0, 1), "kind", 1, max_count=2),

@@ -72,12 +72,8 @@ def grey_steps(data_config: dict[str, Any]) -> list[Callable[[Tensor], Tensor]]:
 
 def _grey(image: Tensor) -> Tensor:
     """Grey image, uint8 (1, H, W), rounded as PIL does; torchvision cuts off, and makes what is grey darker."""
-    return greys_of(image.flatten(1).float()).round().to(torch.uint8).view(1, *image.shape[1:])
-
-
-def greys_of(pixels: Tensor) -> Tensor:
-    """Greys (1, N) of pixels (C, N), float, by the weights of ITU-R 601-2, as in PIL."""
-    return torch.tensor([[0.299, 0.587, 0.114]]) @ pixels if len(pixels) == 3 else pixels
+    greys = torch.tensor([[0.299, 0.587, 0.114]]) @ image.flatten(1).float()  # ITU-R 601-2, as in PIL
+    return greys.round().to(torch.uint8).view(1, *image.shape[1:])
 
 
 def resize_short_side(data_config: dict[str, Any]) -> Callable[[Tensor], Tensor]:

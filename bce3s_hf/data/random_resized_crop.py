@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import ColorJitter, RandomHorizontalFlip, v2
 
-from bce3s_hf.data.pixels import greys_of, normalize
+from bce3s_hf.data.pixels import normalize
 
 
 def random_resized_crop(data_config: dict[str, Any], options: dict[str, Any]) -> list[Callable[[Tensor], Tensor]]:
@@ -60,8 +60,8 @@ def random_resized_crop(data_config: dict[str, Any], options: dict[str, Any]) ->
     steps = [crop, RandomHorizontalFlip()]  # that of v2 takes as long as a third of the crop
     if policy is not None:  # timm's policies are of PIL images
         steps += [v2.ToPILImage(), *changes.transforms, v2.PILToTensor()]
-    elif (jitter := changes.transforms[0]).brightness is not None:
-        steps.append(FastColorJitter(jitter.brightness, jitter.contrast, jitter.saturation))
+    else:
+        steps += changes.transforms  # colour jitter, which takes tensors
     if isinstance(last.transforms[-1], RandomErasing):
         steps += [partial(normalize, data_config=data_config), last.transforms[-1]]
     return steps
@@ -98,28 +98,3 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
         window = image[None, :, top : top + height, left : left + width]
         window = window.contiguous(memory_format=torch.channels_last)  # which is resized fastest
         return interpolate(window, self.size, mode=random.choice(self.interpolation).value, antialias=True)[0]
-
-
-class FastColorJitter(ColorJitter):
-    """torchvision's jitter of brightness, contrast and saturation, drawn as there, in half of its time.
-
-    Colours are cut off to whole levels after each change, as PIL does.
-    """
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Change the colours of an image, uint8 (C, H, W)."""
-        order, *factors, _ = self.get_params(self.brightness, self.contrast, self.saturation, None)
-        pixels = image.contiguous().flatten(1).float()
-        for change in order[order < 3].tolist():  # 3 is the hue
-            pixels.floor_().lerp_(_without(pixels, change), 1 - factors[change])
-            if factors[change] > 1:
-                pixels.clamp_(0, 255)
-        return pixels.to(torch.uint8).view(image.shape)
-
-
-def _without(pixels: Tensor, change: int) -> Tensor:
-    """Pixels (C, N) without brightness (0: black), contrast (1: their mean grey) or saturation (2: their greys)."""
-    if change == 0:
-        return torch.zeros(())
-    greys = greys_of(pixels)
-    return greys.mean() if change == 1 else greys

@@ -16,7 +16,7 @@ from bce3s_hf.hub.publish import PUBLISHED_FOLDER
 from bce3s_hf.hub.push import COMMIT_MESSAGE
 from bce3s_hf.losses import SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.training.arguments import BCE3STrainingArguments
-from bce3s_hf.training.options import Option, check_options, shown_parts
+from bce3s_hf.training.options import Option, check_within, shown_parts
 
 
 @dataclass
@@ -85,22 +85,20 @@ class DataArguments:
         default=None,
         metadata={"help": "timm's policy for random_resized_crop, such as rand-m9-mstd0.5-inc1, or none."},
     )
-    re_prob: Annotated[float | None, Option("augmentation", "[0, 1]")] = field(
+    re_prob: Annotated[float | None, Option("augmentation")] = field(
         default=None, metadata={"help": "Probability of random erasing in random_resized_crop; timm's 0."}
     )
-    color_jitter: Annotated[float | None, Option("augmentation", "[0, inf)")] = field(
+    color_jitter: Annotated[float | None, Option("augmentation")] = field(
         default=None, metadata={"help": "Strength of colour jitter in random_resized_crop; timm's 0.4."}
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
         for name in ("published", "auto_augment"):  # so that a command line can undo what a YAML file sets
             if getattr(self, name) == "none":
                 setattr(self, name, None)
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
-        if not 0 <= self.split_seed < 2**32:
-            raise ValueError(f"split_seed must be in [0, 2^32), got {self.split_seed}")
+        check_within("split_seed", self.split_seed, "[0, 4294967296)")
         if self.held_out_per_class is not None and self.held_out_per_class < 1:
             raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
         if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:

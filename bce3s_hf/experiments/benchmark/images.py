@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from bce3s_hf import data
+from bce3s_hf.data import (
+    BatchAugmentation,
+    ImageDataset,
+    InMemoryImageDataset,
+    collate_images,
+    eval_pixels,
+    eval_transform,
+    load_images,
+    normalize,
+    train_transform,
+)
 from bce3s_hf.data.columns import IMAGE, LABEL
 from bce3s_hf.evaluation.prediction import find_images
 from bce3s_hf.experiments.benchmark.measuring import Row, compare, summarise
@@ -29,7 +39,7 @@ Epochs = dict[str, Callable[[], Iterator[Tensor]]]  # ways to bring all images t
 def small_images_rows(sizes: str, rounds: int, device: torch.device, cifar: str) -> Iterator[Row]:
     """Decoded once and augmented in batches, against image by image."""
     count, batch_sizes = SMALL_IMAGES[sizes]
-    images = data.load_images(cifar)["train"].select(range(count))
+    images = load_images(cifar)["train"].select(range(count))
     for batch_size in batch_sizes:
         for augmentation, target in SMALL_TARGETS.items():
             speeds = _images_a_second(small_image_epochs(images, augmentation, batch_size, device), count, rounds)
@@ -41,8 +51,8 @@ def small_image_epochs(images: datasets.Dataset, augmentation: str, batch_size: 
     """By `BatchAugmentation`, and by transforms of single PIL images."""
     config = resolve_data_config({}, timm.get_pretrained_cfg("resnet32_cifar").to_dict())
     chunks = [rows.tolist() for rows in torch.arange(len(images)).split(batch_size)]
-    of_batch = data.BatchAugmentation(config, augmentation)
-    in_memory = data.InMemoryImageDataset(images, data.eval_pixels(config), batch_augmentation=of_batch)
+    of_batch = BatchAugmentation(config, augmentation)
+    in_memory = InMemoryImageDataset(images, eval_pixels(config), batch_augmentation=of_batch)
     steps = [v2.RGB(), v2.PILToTensor(), v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
     to_floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
     if augmentation == "cifar_autoaugment":
@@ -78,18 +88,18 @@ def photograph_epochs(files: list[str], batch_size: int, side: int, jitter: floa
     """By `ImageDataset`, and by timm's loader."""
     config = {**MOMENTS, "input_size": [3, side, side], "interpolation": "bicubic"}
     features = datasets.Features({IMAGE: datasets.Image(), LABEL: datasets.ClassLabel(names=["none"])})
-    transform = data.train_transform(config, "random_resized_crop", color_jitter=jitter)
+    transform = train_transform(config, "random_resized_crop", color_jitter=jitter)
     images = datasets.Dataset.from_dict({IMAGE: files, LABEL: [0] * len(files)}, features=features)
-    dataset = data.ImageDataset(images, data.eval_transform(config), augmentation=transform)
+    dataset = ImageDataset(images, eval_transform(config), augmentation=transform)
     options = {"batch_size": batch_size, "num_workers": 1, "persistent_workers": True}
-    loader = DataLoader(dataset, shuffle=True, collate_fn=data.collate_images, **options)
+    loader = DataLoader(dataset, shuffle=True, collate_fn=collate_images, **options)
     options |= {**config, "interpolation": "random", "color_jitter": jitter, "device": device}
     timm_dataset = TimmImageDataset("", reader=[(file, 0) for file in files])
     timm_loader = create_loader(timm_dataset, is_training=True, **options)
 
     def ours() -> Iterator[Tensor]:
         for batch in loader:
-            yield data.normalize(batch["pixel_values"].to(device), config)
+            yield normalize(batch["pixel_values"].to(device), config)
 
     return {"ours": ours, "timm's create_loader": lambda: (images for images, _ in timm_loader)}
 
