@@ -17,10 +17,8 @@ FEATURES, WEIGHT = torch.ones(2, 4), torch.ones(3, 4)
         (torch.tensor([0, 1], dtype=torch.int32), r"hard targets must be torch.long .* got torch.int32"),
         (torch.tensor([[0], [1]]), r"hard targets must have shape \(B,\) = \(2,\), got \(2, 1\)"),
         (torch.tensor([0, 3]), r"hard targets must lie in \[0, 3\), got 0 to 3"),
-        (torch.tensor([-100, 1]), r"hard targets must lie in \[0, 3\), got -100 to 1"),
         (torch.zeros(2, 4), r"soft targets must have shape \(B, K\) = \(2, 3\), got \(2, 4\)"),
         (torch.full((2, 3), 1.5), r"soft targets must lie in \[0, 1\], got 1.5 to 1.5"),
-        (torch.full((2, 3), -0.5), r"soft targets must lie in \[0, 1\], got -0.5 to -0.5"),
         (torch.full((2, 3), math.nan), r"soft targets must lie in \[0, 1\], got nan to nan"),
     ],
 )
@@ -45,7 +43,7 @@ def test_values_on_an_accelerator_are_not_read():
     check_targets(torch.zeros(2, 3, device="meta"), 2, 3)
 
 
-@pytest.mark.parametrize("targets", [torch.tensor([0, 3]), torch.full((2, 3), 1.5)], ids=["hard", "soft"])
-def test_values_in_a_compiled_graph_are_not_read(monkeypatch, targets):
+def test_values_in_a_compiled_graph_are_not_read(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    check_targets(targets, 2, 3)
+    for targets in (torch.tensor([0, 3]), torch.full((2, 3), 1.5)):
+        check_targets(targets, 2, 3)

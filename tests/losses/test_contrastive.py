@@ -40,11 +40,9 @@ def hand():
     ("form", "targets", "expected"),
     [
         ("bce", [0], softplus(-1.2) + math.log(2) + softplus(-2)),
-        ("bce", [2], softplus(1.2) + math.log(2) + softplus(2)),
         ("bce", [[0.5, 0.0, 0.5]], 0.6 + softplus(-1.2) + math.log(2) + 1 + softplus(-2)),
         ("positive", [[0.5, 0.0, 0.5]], 0.5 * softplus(-1.2) + math.log(2) + 0.5 * softplus(2)),
         ("ce", [0], math.log(1 + math.exp(-1.2) + math.exp(-3.2))),
-        ("ce", [2], math.log(1 + math.exp(2) + math.exp(3.2))),
         ("ce", [[0.5, 0.0, 0.5]], 1.6 + math.log(1 + math.exp(-1.2) + math.exp(-3.2))),
     ],
 )
@@ -58,7 +56,6 @@ def test_hand_numbers_at_temperature_one_half(hand, form, targets, expected):
     [
         ("bce", 0, softplus(-0.6) + softplus(-1)),
         ("bce", 1, softplus(0.6) + softplus(-1)),
-        ("ce", 0, math.log(1 + math.exp(-1.6))),
         ("ce", 1, 0),
     ],
 )
@@ -69,10 +66,9 @@ def test_hand_numbers_with_class_one_unseen(hand, form, label, expected):
 
 @every_form
 @hard_and_soft
-@pytest.mark.parametrize(("seen", "temperature"), [(None, 1.0), (SEEN, 0.1)], ids=["all", "seen"])
-def test_value_and_gradient_match_reference(form, soft, seen, temperature):
+def test_value_and_gradient_match_reference(form, soft):
     projections, prototypes = draw()
-    targets = draw_targets(soft)
+    targets, (seen, temperature) = draw_targets(soft), (SEEN, 0.1) if soft else (None, 1.0)
     assert_matches(
         lambda z: LOSSES[form](z, prototypes, targets, temperature=temperature, seen=seen),
         lambda z: contrastive(form, z, prototypes.tolist(), targets.tolist(), temperature, seen),
@@ -80,12 +76,11 @@ def test_value_and_gradient_match_reference(form, soft, seen, temperature):
     )
 
 
-@every_form
-def test_autocast_gives_float32(form):
+def test_autocast_gives_float32():
     tensors = draw(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        value = LOSSES[form](*tensors, LABELS, seen=SEEN)
-    torch.testing.assert_close(value, LOSSES[form](*tensors, LABELS, seen=SEEN), rtol=1e-2, atol=0)
+        value = bce_contrastive_loss(*tensors, LABELS, seen=SEEN)
+    torch.testing.assert_close(value, bce_contrastive_loss(*tensors, LABELS, seen=SEEN), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +88,7 @@ def test_autocast_gives_float32(form):
     [
         ("bce", [1], 2e4 + math.log(2), 2500),
         ("bce", [[0.25, 0.75, 0.0]], 1.5e4 + math.log(2), 2500),
-        ("positive", [[0.25, 0.75, 0.0]], 0.75e4 + math.log(2), 2500),
         ("ce", [1], 2e4, 0),
-        ("ce", [[0.25, 0.75, 0.0]], 1.5e4, 0),
     ],
 )
 def test_logits_of_ten_thousand_are_exact_in_half_precision(form, targets, expected, gradient):
@@ -110,11 +103,10 @@ def test_logits_of_ten_thousand_are_exact_in_half_precision(form, targets, expec
 
 
 @every_form
-@hard_and_soft
-def test_bank_without_any_class_costs_exactly_nothing(form, soft):
+def test_bank_without_any_class_costs_exactly_nothing(form):
     projections, prototypes = draw()
     value, (gradient,) = value_and_gradients(
-        lambda z: LOSSES[form](z, math.nan * prototypes, draw_targets(soft), seen=torch.zeros(5, dtype=torch.bool)),
+        lambda z: LOSSES[form](z, math.nan * prototypes, LABELS, seen=torch.zeros(5, dtype=torch.bool)),
         projections,
     )
     assert value == 0 and (gradient == 0).all()
@@ -126,8 +118,8 @@ def test_prototypes_get_no_gradient():
     assert prototypes.grad is None and projections.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("scale", [2.0**-8, 2.0**10])
-def test_lengths_change_nothing_in_half_precision(scale):
+def test_lengths_change_nothing_in_half_precision():
+    scale = 2.0**10
     projections, prototypes = draw(dtype=torch.float16)
     value = bce_contrastive_loss(projections, prototypes, LABELS)
     torch.testing.assert_close(bce_contrastive_loss(scale * projections, prototypes, LABELS), value)
@@ -138,11 +130,8 @@ def test_lengths_change_nothing_in_half_precision(scale):
     ("change", "message"),
     [
         ({"projections": torch.zeros(3)}, "projections must be a floating matrix"),
-        ({"prototypes": torch.zeros(5)}, "prototypes must be a floating matrix"),
         ({"prototypes": torch.zeros(5, 2)}, r"prototypes must have 3 columns, got shape \(5, 2\)"),
-        ({"temperature": 0}, "temperature must be positive, got 0"),
         ({"temperature": math.nan}, "temperature must be positive, got nan"),
-        ({"seen": torch.ones(5)}, r"seen must be bool \(K,\) = \(5,\), got torch.float32"),
         ({"seen": SEEN[:4]}, r"seen must be bool \(K,\) = \(5,\), got torch.bool of \(4,\)"),
     ],
 )

@@ -19,7 +19,6 @@ from bce3s_hf.losses import (
     sample_classes,
 )
 
-HALVES = [torch.bfloat16, torch.float16]
 LABELS = torch.tensor([3, 1, 3, 0])
 KEPT = torch.tensor([0, 1, 3])
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
@@ -27,7 +26,6 @@ LOSSES = {**JOINT_LOSSES, "positive": partial(bce_joint_loss, soft_targets="posi
 
 every_form = pytest.mark.parametrize("form", LOSSES)
 hard_and_soft = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-all_and_kept = pytest.mark.parametrize("some", [False, True], ids=["all", "kept"])
 other_normalisations = pytest.mark.parametrize(
     "normalisation",
     [
@@ -82,40 +80,34 @@ def test_hand_numbers(hand, form, targets, expected):
     assert LOSSES[form](*hand, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("form", "expected"),
-    [
-        ("bce", softplus(-3) + softplus(-5)),
-        ("ce", math.log(1 + math.exp(-8))),
-    ],
-)
-def test_hand_numbers_over_kept_classes(hand, form, expected):
-    value = LOSSES[form](*hand, torch.tensor([0]), classes=torch.tensor([0, 2]))
-    assert value.item() == pytest.approx(expected, rel=1e-12)
+def test_hand_numbers_over_kept_classes(hand):
+    kept = torch.tensor([0, 2])
+    value = bce_joint_loss(*hand, torch.tensor([0]), classes=kept)
+    assert value.item() == pytest.approx(softplus(-3) + softplus(-5), rel=1e-12)
+    value = ce_joint_loss(*hand, torch.tensor([0]), classes=kept)
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-8)), rel=1e-12)
 
 
-@pytest.mark.parametrize(("form", "expected"), [("bce", 8142 * math.log(2)), ("ce", math.log(8142))])
-def test_start_without_any_evidence(form, expected):
-    value = LOSSES[form](torch.zeros(2, 3), torch.ones(8142, 3), None, torch.tensor([0, 8141]))
-    assert value.item() == pytest.approx(expected, rel=1e-6)
+def test_start_without_any_evidence():
+    for loss, expected in ((bce_joint_loss, 8142 * math.log(2)), (ce_joint_loss, math.log(8142))):
+        value = loss(torch.zeros(2, 3), torch.ones(8142, 3), None, torch.tensor([0, 8141]))
+        assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 @every_form
 @hard_and_soft
-@all_and_kept
-def test_value_and_gradients_match_reference(form, soft, some):
+def test_value_and_gradients_match_reference(form, soft):
     targets = draw_targets(soft)
     assert_matches(
-        lambda *tensors: LOSSES[form](*tensors, targets, classes=KEPT if some else None),
-        lambda *lists: joint(form, *lists, targets.tolist(), KEPT.tolist() if some else None),
+        lambda *tensors: LOSSES[form](*tensors, targets),
+        lambda *lists: joint(form, *lists, targets.tolist()),
         *draw(),
     )
 
 
 @other_normalisations
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_weights_and_normalisation_match_reference(normalisation, dtype):
-    tensors, targets = draw(dtype=dtype), draw_targets(True, dtype=dtype)
+def test_weights_and_normalisation_match_reference(normalisation):
+    tensors, targets = draw(), draw_targets(True)
     loss = partial(bce_joint_loss, targets=targets, class_weights=WEIGHTS.double(), classes=KEPT, **normalisation)
     assert_matches(
         loss,
@@ -157,7 +149,6 @@ def test_autocast_does_not_round_the_class_weights_of_soft_targets():
 @pytest.mark.parametrize(
     ("normalisation", "logits"),
     [
-        ({}, [3, 1, -5]),
         ({"normalize_classifier": False}, [15, 1, -5]),
         ({"normalize_features": True}, [0.6, 1, -1]),
         ({"normalize_classifier": False, "normalize_features": True}, [3, 1, -1]),
@@ -171,8 +162,8 @@ def test_logits_of_each_normalisation_by_hand(hand, normalisation, logits):
     assert value.item() == pytest.approx(softplus(-logits[0]) + softplus(logits[1]) + softplus(logits[2]))
 
 
-@pytest.mark.parametrize("scale", [2.0**-8, 2.0**10])
-def test_length_of_normalised_features_changes_nothing(scale):
+def test_length_of_normalised_features_changes_nothing_in_half_precision():
+    scale = 2.0**10
     features, weight, bias = draw(dtype=torch.float16)
     value = normalized_linear(features, weight, bias, normalize_features=True)
     torch.testing.assert_close(normalized_linear(scale * features, weight, bias, normalize_features=True), value)
@@ -186,23 +177,20 @@ def test_feature_of_zero_stays_zero_when_normalised():
     assert logits.tolist() == [[1, -2]] and features.grad.isfinite().all()
 
 
-@every_form
-def test_autocast_gives_float32(form):
+def test_autocast_gives_float32():
     tensors = draw(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        value = LOSSES[form](*tensors, LABELS)
-    torch.testing.assert_close(value, LOSSES[form](*tensors, LABELS), rtol=2e-2, atol=0)
+        value = bce_joint_loss(*tensors, LABELS)
+    torch.testing.assert_close(value, bce_joint_loss(*tensors, LABELS), rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize(
     ("form", "targets", "slope", "constant", "bias_gradient", "feature_gradient"),
     [
-        ("bce", [0], 0, math.log(2), [0, 0, 0.5], [0, 0.5]),
         ("bce", [1], 2, math.log(2), [1, -1, 0.5], [2, 0.5]),
         ("bce", [[0.25, 0.75, 0.0]], 1.5, math.log(2), [0.75, -0.75, 0.5], [1.5, 0.5]),
         ("positive", [[0.25, 0.75, 0.0]], 0.75, math.log(2), [0, -0.75, 0.5], [0.75, 0.5]),
         ("ce", [1], 2, 0, [1, -1, 0], [2, 0]),
-        ("ce", [[0.25, 0.75, 0.0]], 1.5, 0, [0.75, -0.75, 0], [1.5, 0]),
     ],
 )
 def test_logits_of_ten_thousand_are_exact(form, targets, slope, constant, bias_gradient, feature_gradient):
@@ -221,10 +209,9 @@ def test_logits_of_ten_thousand_are_exact(form, targets, slope, constant, bias_g
     assert gradients[2].tolist() == bias_gradient
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("scale", [2.0**-12, 64.0])
-def test_length_of_classifier_vectors_changes_nothing(dtype, scale):
-    features, weight = torch.tensor([[3000, 4000]], dtype=dtype), torch.eye(2, dtype=dtype)
+def test_length_of_classifier_vectors_changes_nothing_in_half_precision(scale):
+    features, weight = torch.tensor([[3000, 4000]], dtype=torch.float16), torch.eye(2, dtype=torch.float16)
     value = bce_joint_loss(features, weight, None, torch.tensor([0]))
     torch.testing.assert_close(bce_joint_loss(features, scale * weight, None, torch.tensor([0])), value)
 
@@ -275,7 +262,6 @@ def test_sampling_leaves_kept_classes_their_gradient_and_dropped_ones_none():
     ("index", "value", "message"),
     [
         (0, torch.zeros(3), "features must be a floating matrix"),
-        (1, torch.zeros(5), "weight must be a floating matrix"),
         (1, torch.zeros(5, 2), r"weight must have 3 columns, got shape \(5, 2\)"),
         (2, torch.zeros(5, 1), r"bias must have shape \(K,\) = \(5,\), got \(5, 1\)"),
     ],
@@ -290,7 +276,6 @@ def test_bad_tensors_are_named(index, value, message):
 @pytest.mark.parametrize(
     ("soft", "classes", "message"),
     [
-        (False, torch.tensor([0, 3, 4]), "every class that has weight in targets"),
         (True, torch.tensor([0, 3, 4]), "every class that has weight in targets"),
         (False, KEPT.int(), "classes must be torch.long .* got torch.int32"),
         (False, KEPT[None], r"classes must be torch.long \(C,\), got torch.int64 of shape \(1, 3\)"),
@@ -320,16 +305,15 @@ def test_kept_absent_classes_are_equally_likely():
     assert max(abs(count / draws - 1 / 4) for count in counts.values()) < 0.04  # four standard errors
 
 
-@pytest.mark.parametrize("share", [1.5, math.nan])
-def test_bad_share_of_the_absent_classes_is_named(share):
-    with pytest.raises(ValueError, match=rf"absent_ratio must be in \[0, 1\], got {share}"):
-        sample_absent_classes(LABELS, 5, share)
+def test_bad_share_of_the_absent_classes_is_named():
+    with pytest.raises(ValueError, match=r"absent_ratio must be in \[0, 1\], got nan"):
+        sample_absent_classes(LABELS, 5, math.nan)
 
 
-@every_form
-@hard_and_soft
+@pytest.mark.parametrize("form", JOINT_LOSSES)
 @pytest.mark.parametrize("gathered", [True, False])
-def test_gathered_and_filled_up_classes_match_reference(form, soft, gathered, monkeypatch):
+def test_gathered_and_filled_up_classes_match_reference(form, gathered, monkeypatch):
+    soft = form == "bce"
     monkeypatch.setattr("bce3s_hf.losses.joint.is_gathered", lambda *args: gathered)
     targets, class_weights, classes = draw_targets(soft), WEIGHTS.double(), torch.tensor([*KEPT.tolist(), 5, 5])
     assert_matches(
@@ -341,14 +325,6 @@ def test_gathered_and_filled_up_classes_match_reference(form, soft, gathered, mo
     without_bias = LOSSES[form](features, weight, None, targets, classes=classes)
     with_zeros = LOSSES[form](features, weight, torch.zeros(5).double(), targets, classes=classes)
     torch.testing.assert_close(without_bias, with_zeros)
-
-
-@pytest.mark.parametrize(
-    ("kept", "num_classes", "gathered"), [(40, 100, False), (400, 1000, True), (500, 1000, False), (3257, 8142, True)]
-)
-def test_vectors_are_gathered_where_that_pays(kept, num_classes, gathered):
-    assert is_gathered(torch.arange(kept), num_classes) == gathered
-    assert not is_gathered(None, num_classes)
 
 
 def test_number_of_classes_does_not_depend_on_the_labels():
@@ -383,13 +359,19 @@ def test_every_set_of_absent_classes_is_equally_likely():
     assert max(abs(count / draws - 1 / 6) for count in counts.values()) < 0.028  # four standard errors
 
 
-@pytest.mark.parametrize("ratio", [0, math.nan])
-def test_bad_ratio_is_named(ratio):
-    with pytest.raises(ValueError, match=rf"ratio must be in \(0, 1\], got {ratio}"):
-        sample_classes(LABELS, 5, ratio)
+def test_bad_ratio_is_named():
+    for ratio in (0, math.nan):
+        with pytest.raises(ValueError, match=rf"ratio must be in \(0, 1\], got {ratio}"):
+            sample_classes(LABELS, 5, ratio)
 
 
-@pytest.mark.parametrize("classes", [[1, 0, 2], [0, 1, 1, 2], [0, 1, 5], [-1, 0, 1]])
+def test_vectors_are_gathered_where_that_pays():
+    kept_of_all = ((40, 100), (400, 1000), (500, 1000), (3257, 8142))
+    assert [is_gathered(torch.arange(kept), count) for kept, count in kept_of_all] == [False, True, False, True]
+    assert not is_gathered(None, 1000)
+
+
+@pytest.mark.parametrize("classes", [[1, 0, 2], [0, 1, 1, 2], [0, 1, 5]])
 def test_classes_out_of_order_or_range_are_refused(hand, classes):
     with pytest.raises(ValueError, match=r"classes must be sorted, without repeats, and lie in \[0, 3\)"):
         bce_joint_loss(*hand, torch.tensor([0]), classes=torch.tensor(classes))
@@ -400,8 +382,7 @@ def test_single_number_is_no_batch_of_targets():
         sample_classes(torch.tensor(1), 5, 0.4)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("length", [1e-2, 1e5])
+@pytest.mark.parametrize(("dtype", "length"), [(torch.bfloat16, 1e-2), (torch.float16, 1e5)])
 def test_gradients_under_autocast_do_not_depend_on_lengths(dtype, length):
     features, weight, bias = (tensor.float() for tensor in draw(64, 300))
     weight = length * weight / weight.norm(dim=1, keepdim=True)
@@ -411,6 +392,16 @@ def test_gradients_under_autocast_do_not_depend_on_lengths(dtype, length):
         found = value_and_gradients(partial(bce_joint_loss, targets=labels), features, weight, bias)[1]
     for gradient, slopes in zip(found, expected, strict=True):
         assert (gradient - slopes).norm() < 0.01 * slopes.norm()
+
+
+def test_vector_too_short_for_length_one_has_the_gradient_of_autograd():
+    features, weight, bias = draw()
+    weight[2] *= 5e-6 / weight[2].norm()
+    _, found = value_and_gradients(lambda x, w: normalized_linear(x, w, bias).square().sum(), features, weight)
+    _, expected = value_and_gradients(
+        lambda x, w: (x @ torch.nn.functional.normalize(w, dim=1, eps=1e-5).T + bias).square().sum(), features, weight
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_row_without_direction_has_a_finite_gradient_under_autocast():
