@@ -18,7 +18,7 @@ from bce3s_hf.experiments.run import build_model, run
 from bce3s_hf.experiments.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.experiments.splits import load_splits
-from bce3s_hf.training.run_records import measure
+from bce3s_hf.training.run_records import measure, run_record
 
 RECIPES = ROOT / "recipes"
 TRAINING = (ModelArguments, DataArguments, SecondStageArguments, BCE3STrainingArguments)

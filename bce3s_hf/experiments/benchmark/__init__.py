@@ -86,7 +86,6 @@ def run_benchmark(args: BenchmarkArguments) -> Iterator[Row]:
 def _save(args: BenchmarkArguments, rows: list[Row], start: float) -> None:
     record = {
         **provenance(),
-        "protocol": "candidates take turns; ratios are of the same round; median and quartiles over the rounds",
         "sizes": args.sizes,
         "seconds": round(time.perf_counter() - start, 1),
         "hardware": hardware(1, torch.device(args.device)),

@@ -14,18 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from bce3s_hf.data import (
-    BatchAugmentation,
-    ImageDataset,
-    InMemoryImageDataset,
-    collate_images,
-    eval_pixels,
-    eval_transform,
-    load_images,
-    normalize,
-    train_transform,
-)
+from bce3s_hf.data import BatchAugmentation, ImageDataset, InMemoryImageDataset, collate_images, load_images
 from bce3s_hf.data.columns import IMAGE, LABEL
+from bce3s_hf.data.pixels import eval_pixels, eval_transform, normalize
+from bce3s_hf.data.train_transforms import train_transform
 from bce3s_hf.evaluation.prediction import find_images
 from bce3s_hf.experiments.benchmark.measuring import Row, compare, summarise
 

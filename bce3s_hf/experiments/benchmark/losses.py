@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bce3s_hf import losses
 from bce3s_hf.experiments.benchmark import reference_losses as reference
 from bce3s_hf.experiments.benchmark.measuring import Row, compare, peak_memory, summarise
+from bce3s_hf.losses.contrastive import bce_contrastive_loss
+from bce3s_hf.losses.joint import bce_joint_loss, sample_classes
+from bce3s_hf.losses.sampled_uniformity import sampled_uniformity_loss
+from bce3s_hf.losses.uniformity import bce_uniformity_loss
 from bce3s_hf.models import PrototypeBank
 
 RATIO = 0.4  # r of the joint loss, the default
@@ -45,13 +48,11 @@ class RandomHead:
         """By this package; classes and rows are drawn anew at each call."""
         count, device = len(self.weight), self.weight.device
         return {
-            JOINT: lambda: losses.bce_joint_loss(*self.for_joint),
-            PART: lambda: losses.bce_joint_loss(
-                *self.for_joint, classes=losses.sample_classes(self.labels, count, RATIO)
-            ),
-            CONTRASTIVE: lambda: losses.bce_contrastive_loss(*self.for_contrastive, seen=self.bank.seen),
-            UNIFORMITY: lambda: losses.bce_uniformity_loss(self.weight),
-            SAMPLED: lambda: losses.sampled_uniformity_loss(self.weight, torch.randperm(count, device=device)[:ROWS]),
+            JOINT: lambda: bce_joint_loss(*self.for_joint),
+            PART: lambda: bce_joint_loss(*self.for_joint, classes=sample_classes(self.labels, count, RATIO)),
+            CONTRASTIVE: lambda: bce_contrastive_loss(*self.for_contrastive, seen=self.bank.seen),
+            UNIFORMITY: lambda: bce_uniformity_loss(self.weight),
+            SAMPLED: lambda: sampled_uniformity_loss(self.weight, torch.randperm(count, device=device)[:ROWS]),
         }
 
     def formulas(self) -> dict[str, Callable[[], Tensor]]:

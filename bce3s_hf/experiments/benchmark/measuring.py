@@ -16,7 +16,6 @@ from torch.utils.benchmark import timer  # waits for an accelerator, and then lo
 
 BUDGET = 60.0  # seconds after which no round begins, once there are FEWEST
 FEWEST = 3
-QUARTERS = [0.25, 0.5, 0.75]
 TABLE_HEAD = (
     "| section | case | what | median [quartiles] | against | ratio [quartiles] | target | met |\n"
     "| --- | --- | --- | ---: | --- | ---: | ---: | --- |"
@@ -99,10 +98,10 @@ def summarise(
 ) -> Row:
     """Row of a candidate, alone or against a reference; `values` by name are numbers or of shape (rounds,)."""
     own = np.atleast_1d(values[name])
-    low, median, high = np.quantile(own, QUARTERS).tolist()
+    low, median, high = np.quantile(own, [0.25, 0.5, 0.75]).tolist()
     row = {"unit": unit, "rounds": len(own), "median": median, "quartiles": [low, high], "target": target}
     if reference is not None:
-        low, median, high = np.quantile(own / np.atleast_1d(values[reference]), QUARTERS).tolist()
+        low, median, high = np.quantile(own / values[reference], [0.25, 0.5, 0.75]).tolist()
         row |= {"reference": reference, "ratio": median, "ratio_quartiles": [low, high]}
     return Row(case=case, name=name, met=is_met(target, median), **row)
 
@@ -128,5 +127,4 @@ def _quantity(median: float, quartiles: list[float], unit: str) -> str:
     factor, unit = (1000, "ms") if unit == "s" and abs(median) < 1 else (1, unit)
     numbers = (factor * number for number in (quartiles[0], median, quartiles[1]))
     low, middle, high = (f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}" for number in numbers)
-    spread = "" if low == high else f" [{low}, {high}]"
-    return f"{middle}{spread} {unit}".strip()
+    return f"{middle}{'' if low == high else f' [{low}, {high}]'} {unit}".strip()

@@ -14,8 +14,8 @@ from conftest import ROOT
 from PIL import Image
 from torch.utils.data import StackDataset
 
-from bce3s_hf import data
 from bce3s_hf.experiments.benchmark import SECTIONS, BenchmarkArguments, run_benchmark, table_line
+from bce3s_hf.experiments.benchmark import images as images_section
 from bce3s_hf.experiments.benchmark.images import photograph_epochs, small_image_epochs
 from bce3s_hf.experiments.benchmark.training import (
     channels_last_model,
@@ -50,7 +50,7 @@ def small_images(count):
     "section", [pytest.param(name, marks=pytest.mark.slow) if name == "startup" else name for name in SECTIONS]
 )
 def test_section_runs(section, photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load_images", lambda name: {"train": small_images(32)})
+    monkeypatch.setattr(images_section, "load_images", lambda name: {"train": small_images(32)})
     output = tmp_path / "new" / "benchmark.json"
     settings = {"images": photographs, "cifar": "cifar100", "digits_recipe": RECIPE, "output": str(output)}
     rows = list(run_benchmark(BenchmarkArguments(sections=[section], sizes="small", rounds=1, **settings)))
