@@ -1,6 +1,7 @@
 """Small long-tailed digits and trainers over them."""
 
 import dataclasses
+import gc
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile("quick")  # `--hypothesis-profile thorough` takes its place
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish():
+    """Each training collects garbage: what was imported and collected is none, and need not be gone through."""
+    gc.freeze()
 
 
 def launcher(processes):

@@ -29,6 +29,7 @@ def start(*command, folder, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_digits_prints_one_table_draws_a_picture_and_saves_both_models(tmp_path):
     printed = start(ROOT / "recipes" / "train_digits_lt.py", "--num_train_epochs", 1, folder=tmp_path)
     lines = printed.splitlines()
@@ -69,6 +70,7 @@ def cifar_folder(tmp_path):
     return tmp_path / "cifar"
 
 
+@pytest.mark.slow
 def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
     recipe = ROOT / "recipes" / "train_cifar_lt.py"
     cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
@@ -116,6 +118,7 @@ def test_real_cifar100_has_the_size_that_the_field_reports():
     assert np.bincount(load_images(folder)["test"]["label"]).tolist() == [100] * 100
 
 
+@pytest.mark.slow
 def test_gradient_sizes_are_those_of_the_readme(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "recipes" / "gradient_sizes.py", "--classes", "10", "100"],

@@ -169,6 +169,7 @@ def test_cards_hold_the_runs_of_the_plan_alone(finished, tmp_path):
     assert not (tmp_path / "cards" / "old").exists()
 
 
+@pytest.mark.slow
 def test_recipe_fills_cards_and_texts(tmp_path):
     settings = {**SETTINGS, "num_train_epochs": 1}
     content = {"seeds": 1, "reference": "CE", "settings": settings, "rows": {"CE": {"joint": "ce"}, "BCE": {}}}
