@@ -16,7 +16,7 @@ from bce3s_hf.models.backbone import fault_on_one_image
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 
 
-def check_fit(model: Any, args: Any) -> None:
+def check_model_and_arguments(model: Any, args: Any) -> None:
     """Raise ValueError unless model and arguments are of this package and go together, OSError for the folder."""
     if not isinstance(model, BCE3SForImageClassification):
         raise ValueError(

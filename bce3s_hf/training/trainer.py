@@ -30,7 +30,13 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.callbacks import AVERAGE_FILE, EpochCallback, WeightAverage, unwrapped
 from bce3s_hf.training.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
-from bce3s_hf.training.checks import check_batches, check_best_metric, check_fit, check_uniformity, prepare_datasets
+from bce3s_hf.training.checks import (
+    check_batches,
+    check_best_metric,
+    check_model_and_arguments,
+    check_uniformity,
+    prepare_datasets,
+)
 from bce3s_hf.training.finite_check import TOTAL, FiniteCheck, describe
 from bce3s_hf.training.optimizers import check_optimizer_options, decayed_names, layer_decay_groups, naming
 from bce3s_hf.training.options import options_of, shown_parts
@@ -82,7 +88,7 @@ class BCE3STrainer(Trainer):
             ValueError: If the data does not fit the model, with what was found.
             OSError: If the output folder cannot be written.
         """
-        check_fit(model, args)
+        check_model_and_arguments(model, args)
         train_dataset, eval_dataset = prepare_datasets(model, args, train_dataset, eval_dataset)
         if not args.train_only_classifier:  # which uses none of them: they stay those of the first stage
             for name, option in options_of(type(args)).items():
