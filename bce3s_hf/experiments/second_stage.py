@@ -269,14 +269,13 @@ def check_finetuning(args: BCE3STrainingArguments, stage: SecondStageArguments) 
     """
     if not stage.methods:
         raise ValueError(f"second_stage none leaves nothing to do; choose from {', '.join(METHODS)}")
-    for name, default in _first_stage_defaults().items():
+    for name, default in _first_stage_defaults(type(args)).items():
         value = getattr(args, name)
         if value != default:
             raise ValueError(f"{name} {value} is of the first stage; leave it out, or give a second_stage_... setting")
 
 
-def _first_stage_defaults() -> dict[str, Any]:
-    settings = BCE3STrainingArguments
+def _first_stage_defaults(settings: type) -> dict[str, Any]:
     return {name: default_of(settings, name) for name, option in options_of(settings).items() if option.first_stage}
 
 
@@ -289,7 +288,7 @@ def _counts_text(counts: list[int] | None) -> str:
 def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) -> BCE3STrainingArguments:
     """Settings of the first stage for a training of the classifier alone."""
     args = copy.copy(args)
-    for name, default in _first_stage_defaults().items():
+    for name, default in _first_stage_defaults(type(args)).items():
         setattr(args, name, default)
     args.train_only_classifier, args.num_train_epochs = True, stage.second_stage_epochs
     args.weight_decay, args.resume_from_checkpoint, args.push_to_hub = 0.0, None, False
