@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bce3s_hf.data.columns import LABEL, column_values
 from bce3s_hf.evaluation.geometry import separation
 from bce3s_hf.evaluation.gradient_shares import DEFINITIONS, group_means, measures_by_class
 from bce3s_hf.evaluation.metrics import json_values
@@ -124,7 +123,7 @@ def _points_of_training(folder: Path) -> list[Checkpoint]:
 def _load_splits(name: str, settings: dict[str, Any], class_counts: list[int]) -> Splits:
     of_data = {key: value for key, value in settings.items() if key in DataArguments.__dataclass_fields__}
     splits = load_splits(*parse_settings(of_data, (DataArguments,)))
-    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(splits.class_names)).tolist()
+    counts = splits.class_counts.tolist()
     if counts != class_counts:
         raise ValueError(
             f"{name} was trained on {_sizes(class_counts)}, its data settings give {_sizes(counts)}; "

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import set_seed
@@ -18,7 +17,7 @@ from bce3s_hf.data import (
     eval_pixels,
     train_transform,
 )
-from bce3s_hf.data.columns import IMAGE, LABEL, column_values
+from bce3s_hf.data.columns import IMAGE
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import Splits
@@ -52,11 +51,10 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
     if len(names) < 2:
         raise ValueError(f"the dataset has one class alone, {names[0]!r}; give another dataset or label_column")
     set_seed(seed)
-    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(names))
     settings = vars(args) | {"backbone_kwargs": json.loads(args.backbone_kwargs)}
     return BCE3SForImageClassification.from_timm(
         settings.pop("backbone"),
-        class_counts=counts.tolist() if settings.pop("prior_bias") else None,
+        class_counts=splits.class_counts.tolist() if settings.pop("prior_bias") else None,
         class_groups=splits.class_groups if grouped else None,
         id2label=dict(enumerate(names)),
         label2id={name: label for label, name in enumerate(names)},

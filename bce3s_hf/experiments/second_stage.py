@@ -11,7 +11,6 @@ from transformers import set_seed
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from bce3s_hf.data.columns import LABEL, column_values
 from bce3s_hf.evaluation.metrics import results_table
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_checkpoint, run, save_and_test
@@ -208,7 +207,7 @@ def _check_counts(splits: Splits, stage: SecondStageArguments) -> None:
     """Say before the first stage, not after it, what the second cannot do."""
     if "class_balanced" not in stage.methods:
         return
-    counts = np.bincount(column_values(splits.train, LABEL), minlength=len(splits.class_names))
+    counts = splits.class_counts
     empty = np.flatnonzero(counts == 0).tolist()
     if empty:
         raise ValueError(

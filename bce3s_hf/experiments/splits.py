@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from bce3s_hf.data import SplitManifest, load_images, make_long_tailed
+from bce3s_hf.data import SplitManifest, count_classes, load_images, make_long_tailed
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, column_values, find_class_groups
 from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
 from bce3s_hf.data.hold_out import left_out_indices
@@ -43,6 +43,11 @@ class Splits:
     def class_names(self) -> list[str]:
         """Names of the K classes in the order of their labels."""
         return self.train.features[LABEL].names
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Training images of each of the K classes, (K,)."""
+        return count_classes(self.train)
 
 
 def load_splits(args: DataArguments) -> Splits:
