@@ -25,7 +25,7 @@ from bce3s_hf.text import percent, printable, read_json
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.trainer import BCE3STrainer
 
-_DEFINITIONS = {
+_THRESHOLD_DEFINITIONS = {
     "threshold": "of class k: the (1 - keep) quantile of the scores of the held-out images predicted as k; classes "
     "predicted for fewer than min_images of them share that of all images predicted as one of these",
     "answered": "share of the images whose predicted class has a score of at least its threshold",
@@ -55,7 +55,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         ValueError: If the checkpoint is no such folder, or the data or what was held out differs from its training.
     """
     folder = Path(checkpoint)
-    _check_folder(folder)
+    _check_checkpoint(folder)
     outside = None if args.outside is None else _outside_images(args.outside)
     model = load_checkpoint(checkpoint)
     trainer = trainer_of_checkpoint(
@@ -87,7 +87,7 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         dataset = ImageDataset(outside, eval_transform(model.config.data_config))
         figures = outside_figures(test_scores, *_predict(trainer, dataset), thresholds)
         record["outside"] = {"dataset": args.outside, **figures}
-    record["definitions"] = _DEFINITIONS
+    record["definitions"] = _THRESHOLD_DEFINITIONS
     if trainer.is_world_process_zero():
         config = folder / CONFIG_FILE  # not saved by the model: the Trainer wrote its own settings into that one's
         settings = json.loads(config.read_text()) | {"score_thresholds": thresholds.tolist()}
@@ -115,7 +115,7 @@ def thresholds_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_checkpoint(folder: Path) -> None:
     """Refuse what is no folder of the Trainer."""
     if (read_json(folder / CONFIG_FILE) or {}).get("model_type") != BCE3SConfig.model_type:
         raise ValueError(

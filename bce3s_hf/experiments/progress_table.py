@@ -21,7 +21,7 @@ class ProgressTable:
         Args:
             progress: Of `run_plan`.
         """
-        before, self.shown = self.shown, {key: _cell(run) for key, run in progress.items()}
+        before, self.shown = self.shown, {key: _run_text(run) for key, run in progress.items()}
         changed = {key: cell for key, cell in self.shown.items() if cell not in ("waiting", before.get(key))}
         if not self.terminal:
             return "".join(f"{row}, seed {seed}: {cell}\n" for (row, seed), cell in changed.items())
@@ -33,7 +33,7 @@ class ProgressTable:
         return back + "".join(f"{line}\n" for line in lines)
 
 
-def _cell(run: dict[str, Any]) -> str:
+def _run_text(run: dict[str, Any]) -> str:
     parts = [run["state"]]
     if "epochs" in run:
         parts.append(f"epoch {run['epoch']:g} of {run['epochs']:g}")

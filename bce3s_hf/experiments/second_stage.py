@@ -14,7 +14,7 @@ from transformers.training_args import OptimizerNames
 from bce3s_hf.evaluation.metrics import results_table
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.run import build_model, build_trainer, data_record, load_checkpoint, run, save_and_test
-from bce3s_hf.experiments.settings import CARD_PARTS, DataArguments, ModelArguments, parse_arguments
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.hub.publish import publish
 from bce3s_hf.hub.push import push_folder
@@ -22,7 +22,7 @@ from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.timm_folder import RESULTS_FILE
 from bce3s_hf.text import read_json
 from bce3s_hf.training.arguments import BCE3STrainingArguments
-from bce3s_hf.training.options import Option, check_options, default_of, options_of
+from bce3s_hf.training.options import Option, check_options, default_of, options_of, shown_parts
 from bce3s_hf.training.trainer import BCE3STrainer
 
 METHODS = ("class_balanced", "crt", "tau_normalization", "logit_adjustment")
@@ -138,7 +138,8 @@ def push_result(trainer: BCE3STrainer, stage: SecondStageArguments) -> None:
     if not args.push_to_hub or not trainer.is_world_process_zero():
         return
     checkpoint = Path(args.output_dir, *stage.methods[-1:])
-    published = publish(checkpoint, parts=CARD_PARTS, repo_id=trainer.hub_model_id, license=args.hub_license)
+    parts = shown_parts(DataArguments, type(args))
+    published = publish(checkpoint, parts=parts, repo_id=trainer.hub_model_id, license=args.hub_license)
     url = push_folder(published, trainer.hub_model_id, **args.push_settings)
     trainer.accelerator.print(f"Pushed: {url}")
 
@@ -288,7 +289,8 @@ def _classifier_args(args: BCE3STrainingArguments, stage: SecondStageArguments) 
     """Settings of the first stage for a training of the classifier alone."""
     args = copy.copy(args)
     for name, default in _first_stage_defaults(type(args)).items():
-        setattr(args, name, default)
+        if options_of(type(args))[name].part not in ("contrastive", "uniformity"):  # losses that it does not have
+            setattr(args, name, default)
     args.train_only_classifier, args.num_train_epochs = True, stage.second_stage_epochs
     args.weight_decay, args.resume_from_checkpoint, args.push_to_hub = 0.0, None, False
     args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False

@@ -60,7 +60,8 @@ def write_card(
         folder: Published folder with its `config.json`.
         record: What a training recipe saves in `results.json`; figures in [0, 1].
         parts: Settings in the record's `data` and `training` that the card shows, in their order, and what of the
-            training each sets: those of "contrastive" and "uniformity" only where that loss was used.
+            training each sets: those of "contrastive" and "uniformity" only where that loss was used. If None, all of
+            `training`.
         title: Name of the model if there is no `repo_id`; the folder's if None.
         repo_id: Where it is, or will be, on the Hub, for the examples; they name a local folder if None.
         license: Of the weights, by the Hub's identifier, such as "mit".

@@ -119,7 +119,7 @@ def _hyper_parameters(record: dict[str, Any], parts: dict[str, str]) -> dict[str
         given = {**record.get("data", {}), **training}
         if given.get("absent_ratio") is not None:
             given["negative_ratio"] = None  # which it takes the place of
-        for name, part in parts.items():
+        for name, part in (parts or dict.fromkeys(training, "")).items():
             of_loss = part in ("contrastive", "uniformity")
             used = not of_loss or (losses.get(part) != "none" and not training.get("train_only_classifier"))
             values[name] = given.get(name) if used else None

@@ -54,7 +54,7 @@ def create_repository(
     """
     _check_id(repo_id)
     with _hub(repo_id, token) as api:
-        return _create(api, repo_id, private, tag)
+        return _create_on_hub(api, repo_id, private, tag)
 
 
 def push_folder(
@@ -94,12 +94,12 @@ def push_folder(
     _check_folder(Path(folder), token or get_token())
     settings = {"private": private, "revision": revision, "commit_message": commit_message}
 
-    def how_to_go_on(error: Exception) -> str:
+    def push_again(error: Exception) -> str:
         again = push_command(folder, repo_id, tag=None if isinstance(error, _TagExistsError) else tag, **settings)
         return f"\nThe model is safe in {folder}. Push it again, without training, by\n{again}"
 
-    with _hub(repo_id, token, how_to_go_on) as api:
-        repo_id = _create(api, repo_id, private, tag)
+    with _hub(repo_id, token, push_again) as api:
+        repo_id = _create_on_hub(api, repo_id, private, tag)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(
@@ -167,7 +167,7 @@ def _contains(file: Path, text: bytes) -> bool:
         return content.find(text) >= 0
 
 
-def _create(api: HfApi, repo_id: str, private: bool | None, tag: str | None) -> str:
+def _create_on_hub(api: HfApi, repo_id: str, private: bool | None, tag: str | None) -> str:
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     api.auth_check(repo_id, write=True)  # create_repo is content with a repository that may only be read
     if private and not api.model_info(repo_id).private:  # nor does it change one that exists
@@ -178,7 +178,7 @@ def _create(api: HfApi, repo_id: str, private: bool | None, tag: str | None) -> 
 
 
 @contextmanager
-def _hub(repo_id: str, token: str | None, how_to_go_on: Callable[[Exception], str] | None = None) -> Iterator[HfApi]:
+def _hub(repo_id: str, token: str | None, push_again: Callable[[Exception], str] | None = None) -> Iterator[HfApi]:
     """Client of the Hub whose errors become a `PushError` with the reason in words and the remedy, without token."""
     try:
         token = token or get_token()
@@ -186,7 +186,7 @@ def _hub(repo_id: str, token: str | None, how_to_go_on: Callable[[Exception], st
             raise PushError("there is no token; log in by `hf auth login`, or set HF_TOKEN")
         yield HfApi(token=token)
     except Exception as error:
-        message = f"cannot push to {repo_id}: {_reason(error)}{how_to_go_on(error) if how_to_go_on else ''}"
+        message = f"cannot push to {repo_id}: {_reason(error)}{push_again(error) if push_again else ''}"
         raise PushError(message.replace(token, "[token]") if token else message) from error
 
 

@@ -286,7 +286,7 @@ class BCE3SForImageClassification(PreTrainedModel):
             return output
         count = len(pixel_values) if mixed_targets is None else min(len(labels), len(pixel_values))
         sizes = [count] if mixed_targets is None else [count, len(pixel_values) - count]  # of plain and mixed images
-        output["loss_joint"] = self._joint_loss(
+        output["loss_joint"] = self._joint_term(
             features, output.logits, sizes, labels, mixed_targets, classes, class_weights, plain_view
         )
         scales = self.loss_scales()
@@ -300,7 +300,7 @@ class BCE3SForImageClassification(PreTrainedModel):
         output["loss"] = total_loss({name: output[name] for name in scales}, scales)
         return output
 
-    def _joint_loss(
+    def _joint_term(
         self,
         features: Tensor,
         logits: Tensor | None,

@@ -214,7 +214,7 @@ class BCE3SConfig(PreTrainedConfig):
 
     def own_settings(self) -> dict[str, Any]:
         """Settings of this class, and those that a Trainer added, without those of every configuration."""
-        of_all = PreTrainedConfig().to_dict()
+        of_all = {*PreTrainedConfig().to_dict(), "use_cache"}  # which transformers' Trainer adds
         return {name: value for name, value in self.to_dict().items() if name not in of_all}
 
     def published_settings(self) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class BCE3STrainingArguments(TrainingArguments):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("seed", "data_seed"):
-            check_within(name, getattr(self, name), "[0, 4294967296)")
+            check_within(name, getattr(self, name) or 0, "[0, 4294967296)")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be at least 1, or -1 to go by num_train_epochs, got {self.max_steps}")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:

@@ -70,12 +70,16 @@ class WeightAverage(TrainerCallback):
 class EpochCallback(TrainerCallback):
     """Tells the sampler and a training dataset that has `set_epoch` the epoch.
 
-    accelerate reaches neither through the loader of a resumed epoch.
+    accelerate reaches neither through the loader of a resumed epoch. Thresholds that were fitted to a model end with
+    its further training.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = unwrapped(dataset)
         self.sampler: Sampler | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        model.config.score_thresholds = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int(state.epoch or 0)

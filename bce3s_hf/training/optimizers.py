@@ -54,9 +54,13 @@ def layer_decay_groups(
         layer_decay=layer_decay,
     )
     heads = [item for item in model.named_parameters() if not item[0].startswith("backbone.")]
-    for decays in (False, True):
-        parameters = [value for name, value in heads if value.requires_grad and (name in decayed) == decays]
-        groups.append({"params": parameters, "lr_scale": 1.0, "weight_decay": weight_decay * decays})
+    for name, value in heads:
+        decay = weight_decay * (name in decayed)
+        last = [group for group in groups if (group["lr_scale"], group["weight_decay"]) == (1, decay)][-1:]
+        if value.requires_grad and last:
+            last[0]["params"].append(value)
+        elif value.requires_grad:
+            groups.append({"params": [value], "lr_scale": 1, "weight_decay": decay})
     own = {id(value) for value in model.parameters()}
     found = []
     for group in reversed(groups):

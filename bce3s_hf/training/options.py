@@ -18,7 +18,7 @@ class Option:
 
     Attributes:
         part: What it sets, one of `PARTS`. A model card shows those of `SHOWN_PARTS`; a record has all but "hub".
-        within: Interval of its values, such as "(0, 1]" or "[0, inf)"; "" for any. None is no value.
+        within: Interval of its values, such as "(0, 1]" or "[0, inf)"; "" for any. None passes if it is the default.
         in_config: Whether the Trainer copies it into the model's configuration.
         first_stage: Whether it is for the first stage only: a second one puts it back to its default, and refuses it.
     """
@@ -56,16 +56,17 @@ def recorded(settings: Any) -> dict[str, Any]:
 def check_options(settings: Any) -> None:
     """Raise ValueError, naming the setting, if a value of a dataclass object is outside its interval."""
     for name, option in options_of(type(settings)).items():
-        check_within(name, getattr(settings, name), option.within)
+        value = getattr(settings, name)
+        if option.within and not (value is None and default_of(type(settings), name) is None):
+            check_within(name, value, option.within)
 
 
 def check_within(name: str, value: float | None, interval: str) -> None:
-    """Raise ValueError, naming the setting, unless the value is None or in an interval such as "(0, 1]"."""
-    if value is None or not interval:
-        return
+    """Raise ValueError, naming the setting, unless the value is in an interval such as "(0, 1]"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
+    given = math.nan if value is None else value
+    above = given >= low if interval[0] == "[" else given > low
+    below = given <= high if interval[-1] == "]" else given < high
     if not (above and below):
         wanted = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
         if high < math.inf:

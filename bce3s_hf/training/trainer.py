@@ -138,7 +138,6 @@ class BCE3STrainer(Trainer):
                 raise ValueError(
                     f"resume_from_checkpoint last: {folder!r} holds no whole checkpoint; leave it out to start anew"
                 )
-        self.model.config.score_thresholds = None  # fitted to the model as it was
         return super().train(resume_from_checkpoint and str(resume_from_checkpoint), *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | PartnerSampler:
