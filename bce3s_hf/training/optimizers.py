@@ -36,7 +36,7 @@ def layer_decay_groups(
         layer_decay: Factor a layer, in (0, 1].
 
     Returns:
-        Groups for a torch optimizer, those of the full rate first: transformers logs the rate of the first group.
+        Groups for a torch optimizer, that of the last parameters first: transformers logs the rate of the first.
 
     Raises:
         ValueError: If timm knows no layers of this backbone.
@@ -61,14 +61,14 @@ def layer_decay_groups(
             last[0]["params"].append(value)
         elif value.requires_grad:
             groups.append({"params": [value], "lr_scale": 1, "weight_decay": decay})
-    own = {id(value) for value in model.parameters()}
+    place = {id(value): number for number, value in enumerate(model.parameters())}
     found = []
-    for group in reversed(groups):
-        parameters = [value for value in group["params"] if id(value) in own]
+    for group in groups:
+        parameters = [value for value in group["params"] if id(value) in place]  # without that classifier's
         if parameters:
             rate = learning_rate * group["lr_scale"]
             found.append({"params": parameters, "lr": rate, "weight_decay": group["weight_decay"]})
-    return found
+    return sorted(found, key=lambda group: place[id(group["params"][0])], reverse=True)
 
 
 def check_optimizer_options(args: BCE3STrainingArguments, optimizer_class: type, options: dict[str, Any]) -> None:
