@@ -3,10 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from torch.utils.data import Subset
+from transformers import TrainerCallback, TrainerState
 
 from bce3s_hf import BCE3SForImageClassification
-from bce3s_hf.training.callbacks import AVERAGE_FILE, WeightAverage
+from bce3s_hf.training.callbacks import AVERAGE_FILE, EpochCallback, WeightAverage
 
 
 @pytest.fixture
@@ -206,3 +207,18 @@ def test_average_is_not_lost_by_a_resume_without_it(make):
     make(max_steps=2, save_strategy="steps", save_steps=1).train()
     with pytest.raises(ValueError, match="checkpoint-2' was trained with ema_decay; give it again"):
         make(ema_decay=None).train(resume_from_checkpoint=True)
+
+
+class Told:
+    """Remembers the epoch it is told; what samplers and datasets have in common."""
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_sampler_and_dataset_are_told_the_epoch():
+    dataset, sampler = Told(), Told()
+    callback = EpochCallback(Subset(dataset, [0]))
+    callback.sampler = sampler
+    callback.on_epoch_begin(None, TrainerState(epoch=2.0), None)
+    assert (sampler.epoch, dataset.epoch) == (2, 2)
