@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from bce3s_hf.data import SplitManifest, count_classes, load_images, make_long_tailed
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, column_values, find_class_groups
-from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
+from bce3s_hf.data.encoded_images import EncodedImages, UnreadableImage, unreadable_images
 from bce3s_hf.data.hold_out import left_out_indices
 from bce3s_hf.data.image_lists import load_lists
 from bce3s_hf.data.list_files import list_sha256
@@ -94,7 +94,8 @@ def load_splits(args: DataArguments) -> Splits:
     if args.train_list is not None:
         lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
     if args.held_out_per_class is not None:
-        left = left_out_indices(column_values(whole, LABEL), np.array(manifest.indices), args.held_out_per_class)
+        taken = np.union1d(manifest.indices, EncodedImages(whole, IMAGE).missing())  # rows without an image are none
+        left = left_out_indices(column_values(whole, LABEL), taken, args.held_out_per_class)
         validation = whole.select(left)
     skipped = ()
     if args.on_bad_image == "skip":
