@@ -8,6 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
+_KINDS = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_MISSING_AS_TEXT = ("nan", "NaN", "None", "<NA>", "NaT")  # by str() of None, and of what NumPy and pandas have
+
 
 def class_labels(dataset: Dataset, column: str, of: str = "") -> pa.Array:
     """Labels of all rows, one each: whole numbers, text, or true and false.
@@ -28,21 +32,19 @@ def class_labels(dataset: Dataset, column: str, of: str = "") -> pa.Array:
     values = dataset.select_columns(column).with_format("arrow")[:][column].combine_chunks()
     if not len(values):
         return values
-    what, kind = f"column {column!r}{of}", values.type
+    what, kind, feature = f"column {column!r}{of}", values.type, dataset.features[column]
     if not (pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType)):
-        rows = np.flatnonzero(_without_class(values, dataset.features[column]))
+        rows = np.flatnonzero(_without_class(values, feature))
         if len(rows):
+            value = values[rows[0].item()].as_py()
+            names = dict(enumerate(getattr(feature, "names", ())))
             raise ValueError(
                 f"{what} has {len(rows):,} of {len(values):,} rows without a class, the first is row {rows[0]}, which "
-                f"holds {values[rows[0].item()].as_py()!r}; remove such rows, or choose another column or split"
+                f"holds {names.get(value, value)!r}; remove such rows, or choose another column or split"
             )
     if not any(of_kind(kind) for of_kind in _KINDS):
         raise ValueError(f"{what} holds {kind} in all {len(values):,} rows, {values[0]} in row 0; {_remedy(kind)}")
     return values
-
-
-_KINDS = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def _without_class(values: pa.Array, feature: object) -> np.ndarray:
@@ -68,8 +70,10 @@ def _remedy(kind: pa.DataType) -> str:
     )
 
 
-def check_names(names: Sequence[str], column: str) -> None:
-    """Refuse classes whose names differ in blanks alone, and warn of those that differ in upper and lower case alone.
+def check_distinct_names(names: Sequence[str], column: str) -> None:
+    """Refuse classes whose names differ in blanks alone.
+
+    Warns of those that differ in upper and lower case alone, and of names that missing values become as text.
 
     Raises:
         ValueError: If there are such classes; names them.
@@ -84,7 +88,14 @@ def check_names(names: Sequence[str], column: str) -> None:
         warnings.warn(
             f"column {column!r} has {len(pairs)} pairs of classes that differ in upper and lower case alone: {shown}; "
             "they are learnt as different classes",
-            stacklevel=4,
+            stacklevel=3,
+        )
+    missing = [name for name in names if name in _MISSING_AS_TEXT]
+    if missing:
+        warnings.warn(
+            f"column {column!r} has a class {missing[0]!r}, as missing values are named in text; if it is none, "
+            "remove its rows",
+            stacklevel=3,
         )
 
 

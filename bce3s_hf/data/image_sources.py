@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
-from bce3s_hf.data.class_labels import check_names, check_same_names, class_labels
+from bce3s_hf.data.class_labels import check_distinct_names, check_same_names, class_labels
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
 from bce3s_hf.text import printable
 
@@ -70,7 +70,7 @@ def load_images(
     numbered = isinstance(train.features[label_column], ClassLabel)
     train = _standard(train, image_column, label_column, group_column=group_column)
     names = train.features[LABEL].names
-    check_names(names, label_column)
+    check_distinct_names(names, label_column)
     return DatasetDict(train=train, test=_standard(test, image_column, label_column, names=names, numbered=numbered))
 
 
