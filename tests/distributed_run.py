@@ -20,6 +20,7 @@ from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_stage
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.training import callbacks
 from bce3s_hf.training import trainer as trainer_module
 from bce3s_hf.training.checkpoints import newest_checkpoint
 
@@ -117,6 +118,7 @@ def main():
     parser.add_argument("processes", type=int)
     parser.add_argument("runs", nargs="+", choices=RUNS)
     options = parser.parse_args()
+    callbacks.WARMUP = 2  # 20 steps are to make an average
     for name in options.runs:
         train(name, options.output_dir / name, options.batch, options.processes)
 
