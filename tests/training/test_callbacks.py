@@ -147,9 +147,7 @@ def test_checkpoint_gives_the_figures_that_were_logged(make, tmp_path):
     )
     trainer.add_callback(record)
     trainer.train()
-    model = BCE3SForImageClassification.from_pretrained(
-        trainer.state.log_history and tmp_path / "run" / "checkpoint-4"
-    )
+    model = BCE3SForImageClassification.from_pretrained(tmp_path / "run" / "checkpoint-4")
     loaded = make(model=model, ema_decay=None)
     assert record.losses == [(2, pytest.approx(record.losses[0][1])), (4, loaded.evaluate()["eval_loss"])]
 
