@@ -300,8 +300,8 @@ class BCE3STrainingArguments(TrainingArguments):
         mode, given = "max" if self.greater_is_better else "min", self.lr_scheduler_kwargs or {}
         if given.get("mode", mode) != mode:
             raise ValueError(
-                f"lr_scheduler_kwargs mode {given['mode']!r} contradicts greater_is_better {self.greater_is_better} of "
-                f"metric_for_best_model {self.metric_for_best_model!r}; leave mode out"
+                f"lr_scheduler_kwargs mode {given['mode']!r} contradicts metric_for_best_model "
+                f"{self.metric_for_best_model!r} with greater_is_better {self.greater_is_better}; leave mode out"
             )
         self.lr_scheduler_kwargs = {**given, "mode": mode}
 

@@ -76,7 +76,7 @@ CONTRADICTIONS = {
     ),
     "schedule and metric": (
         {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"mode": "min"}, **BY_ACCURACY},
-        "lr_scheduler_kwargs mode 'min' contradicts greater_is_better True of metric_for_best_model 'accuracy'",
+        "lr_scheduler_kwargs mode 'min' contradicts metric_for_best_model 'accuracy' with greater_is_better True",
     ),
     "batches apart": ({"eval_do_concat_batches": False}, "^eval_do_concat_batches False is of no use here: .*leave"),
     "metrics by the batch": (
@@ -180,6 +180,15 @@ def test_value_at_the_border_is_taken(tmp_path, name, value):
 def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("accuracy", "max"), ("test_ece", "min"), (None, "min")])
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedule_that_goes_by_a_metric_knows_its_direction(tmp_path, schedule, metric, mode):
+    settings = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": {"patience": 3}, "eval_strategy": "epoch"}
+    args = make(tmp_path, **settings, metric_for_best_model=metric)
+    assert args.lr_scheduler_kwargs == {"patience": 3, "mode": mode} and args.greater_is_better == (mode == "max")
+    assert make(tmp_path).lr_scheduler_kwargs in (None, {})
 
 
 @pytest.mark.parametrize("name", ["sampler", "partner_sampler"])
