@@ -8,6 +8,8 @@ from transformers import EarlyStoppingCallback
 
 from bce3s_hf import BCE3STrainer, BCE3STrainingArguments
 from bce3s_hf.data import normalize
+from bce3s_hf.experiments.run import build_model, evaluation_images
+from bce3s_hf.experiments.settings import ModelArguments
 from bce3s_hf.training.run_records import measure
 
 IMAGES = 30
@@ -21,16 +23,22 @@ class Part(Subset):
         self.labels = np.asarray(dataset.labels)[:count]
 
 
+@pytest.fixture(scope="module")
+def parts(few_splits):
+    """A model, which goes from test to test, and its images."""
+    model = build_model(ModelArguments(backbone="resnet20_cifar", image_size=8), few_splits, seed=0)
+    train, test = (evaluation_images(part, model.config.data_config) for part in (few_splits.train, few_splits.test))
+    return {"model": model, "train_dataset": train, "eval_dataset": Part(test)}
+
+
 @pytest.fixture
-def make(make_trainer, few_splits, tmp_path):
+def make(parts, tmp_path):
     """Trainer that evaluates on a few images; `given` are arguments of the Trainer itself."""
-    whole = make_trainer(splits=few_splits, image_size=8)
-    data = {"train_dataset": whole.train_dataset, "eval_dataset": Part(whole.eval_dataset)}
 
     def make(given=None, **settings):
         defaults = {"use_cpu": True, "bf16": False, "max_steps": 2, "save_strategy": "no", "disable_tqdm": True}
         args = BCE3STrainingArguments(str(tmp_path), per_device_eval_batch_size=8, **{**defaults, **settings})
-        return BCE3STrainer(whole.model, args, **data, **(given or {}))
+        return BCE3STrainer(args=args, **parts, **(given or {}))
 
     return make
 
