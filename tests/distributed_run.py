@@ -20,12 +20,13 @@ from bce3s_hf.experiments.run import build_model, build_trainer
 from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_stage
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
+from bce3s_hf.training import callbacks
 from bce3s_hf.training import trainer as trainer_module
 from bce3s_hf.training.checkpoints import newest_checkpoint
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "partner_sampler": "class_balanced", "ema_decay": 0.9}
 RUNS = {
-    "plain": {},
+    "plain": {"per_device_eval_batch_size": 150},  # the last one of two processes has 100 images: 100 and 0 of each
     "mixed": MIXED,
     "killed": MIXED,
     "stalled": {**MIXED, "ddp_timeout": 10},
@@ -63,10 +64,10 @@ def die_while_saving(trainer, step):
 
 def train(name, folder, batch, processes):
     settings = {"max_steps": 20, "save_steps": 7, **RUNS[name]}  # 12 steps an epoch
+    settings.setdefault("per_device_eval_batch_size", 70)  # the last one of two processes has 120: 70 and 50
     args = BCE3STrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=50,
         dataloader_drop_last=True,
         contrastive_warmup_epochs=0.5,
         logging_strategy="steps",
@@ -117,6 +118,7 @@ def main():
     parser.add_argument("processes", type=int)
     parser.add_argument("runs", nargs="+", choices=RUNS)
     options = parser.parse_args()
+    callbacks.WARMUP = 2  # 20 steps are to make an average
     for name in options.runs:
         train(name, options.output_dir / name, options.batch, options.processes)
 

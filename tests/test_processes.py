@@ -94,9 +94,13 @@ def test_two_processes_give_the_second_stage_of_one(one_process, two_processes):
 
 
 def test_two_processes_average_the_weights_like_one(one_process, two_processes):
-    average = one_process / "mixed" / "checkpoint-20" / "ema.safetensors"
-    assert_same_weights(average, two_processes / "mixed" / "checkpoint-20" / "ema.safetensors", 1e-5)
+    average = one_process / "mixed" / "model.safetensors"
     assert_same_weights(average, two_processes / "mixed" / "model.safetensors", 1e-5)
+    for folder in (one_process, two_processes):
+        checkpoint = folder / "mixed" / "checkpoint-20"
+        assert_same_weights(average, checkpoint / "model.safetensors", 1e-5)
+        own, weight = load_file(checkpoint / "own_weights.safetensors"), load_file(average)["classifier.weight"]
+        assert (own["classifier.weight"] - weight).abs().max() > 1e-3
 
 
 @both_runs
@@ -110,7 +114,8 @@ def assert_same_run(one, two, steps, tolerance):
     assert [entry["step"] for entry in outcome(two)["log"]] == list(range(1, steps + 1))
     for first, second in zip(outcome(one)["log"], outcome(two)["log"], strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=tolerance)  # of the same images
-    for file in (f"checkpoint-{steps}/model.safetensors", f"checkpoint-{steps}/ema.safetensors", "model.safetensors"):
+    checkpoint = f"checkpoint-{steps}"
+    for file in (f"{checkpoint}/model.safetensors", f"{checkpoint}/own_weights.safetensors", "model.safetensors"):
         assert_same_weights(one / file, two / file, tolerance)
 
 

@@ -211,10 +211,6 @@ CASES = {
     "layer decay": (lambda: training(layer_decay=2), r"layer_decay must be in \(0, 1\], got 2"),
     "layers unknown": (layers_unknown, "layer_decay 0.7: timm knows no layers of 'resnet20_cifar'; leave it out"),
     "decay of the average": (lambda: training(ema_decay=1), r"ema_decay must be in \(0, 1\), got 1"),
-    "average and best model": (
-        lambda: training(ema_decay=0.9, load_best_model_at_end=True),
-        "load_best_model_at_end would choose by averaged weights and load others; drop ema_decay",
-    ),
     "average of a run without": (
         lambda: WeightAverage(torch.nn.Linear(1, 1), 0.9).load("run/checkpoint-5"),
         "ema_decay 0.9: 'run/checkpoint-5' was trained without; leave ema_decay out",

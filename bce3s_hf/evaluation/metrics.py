@@ -3,11 +3,13 @@
 scikit-learn is imported where it is used: that takes longer than to import the rest of this package.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 TABLE_COLUMNS = {"Many": "many", "Medium": "medium", "Few": "few", "All": "accuracy"}
+WORST_CLASS = "worst_class"  # the one metric that is no score
 
 
 def shot_groups(class_counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -26,9 +28,21 @@ def images_by_group(labels: np.ndarray, class_counts: np.ndarray) -> dict[str, n
     return {name: members for name, members in groups.items() if members.any()}
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name measures an error: the loss, and calibration errors; whatever stands in front."""
+    return metric.endswith("loss") or re.search("(^|_)ece(_many|_medium|_few)?$", metric) is not None
+
+
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Share of each class's images that are predicted right, (K,) in [0, 1]; nan for a class without test image."""
+    """Share of each class's images that are predicted right, (K,) in [0, 1]; nan for a class without test image.
+
+    Raises:
+        ValueError: If there is no image.
+    """
     from sklearn.metrics import recall_score
+
+    if not len(labels):
+        raise ValueError("there is no image to measure the accuracy on; give at least one")
 
     return recall_score(labels, predictions, labels=range(num_classes), average=None, zero_division=np.nan)
 
@@ -90,9 +104,12 @@ def long_tail_metrics(
 
     Returns:
         `accuracy` over all images; `balanced_accuracy`: mean per-class accuracy, over the classes that have test
-        images; `many`, `medium`, `few`: the same of the group; `macro_f1` over all K classes; `worst_class_accuracy`
-        and that `worst_class`; `ece` (expected calibration error, 15 bins) and `ece_many`, ... All in [0, 1]. A group
-        without classes, or without test images, is left out.
+        images; `many`, `medium`, `few`: the same of the group; `macro_f1`, over the classes that have test images;
+        `worst_class_accuracy` and that `worst_class`; `ece` (expected calibration error, 15 bins) and `ece_many`, ...
+        All in [0, 1]. A group without classes, or without test images, is left out.
+
+    Raises:
+        ValueError: If there is no image.
     """
     from sklearn.metrics import f1_score
 
@@ -101,12 +118,13 @@ def long_tail_metrics(
     by_class = per_class_accuracy(predictions, labels, num_classes)
     worst = int(np.nanargmin(by_class))
     curves = calibration_by_group(hits, confidences, labels, class_counts)
+    tested = np.unique(labels)
     metrics = {
         "accuracy": float(hits.mean()),
         "balanced_accuracy": float(np.nanmean(by_class)),
-        "macro_f1": float(f1_score(labels, predictions, labels=range(num_classes), average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predictions, labels=tested, average="macro", zero_division=0)),
         "worst_class_accuracy": float(by_class[worst]),
-        "worst_class": worst,
+        WORST_CLASS: worst,
         "ece": curves["all"].error,
     }
     for name, mask in shot_groups(class_counts).items():

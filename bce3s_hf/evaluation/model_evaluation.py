@@ -32,6 +32,7 @@ _DEFINITIONS = {
     "confidence": "score of the predicted class: Sigmoid of its logit (Softmax, if the joint loss is ce)",
     "many, medium, few": "mean per-class accuracy, by training images of the class: > 100, 20 to 100, < 20",
     "balanced_accuracy": "mean per-class accuracy, classes without test image left out",
+    "macro_f1": "mean of the F1 scores of the classes, those without test image left out",
     "ece": "mean |accuracy - confidence| over 15 equal-width bins",
     "feature_compactness": "of class k: mean over its images i of cos(x_i, m_k), m_k the mean of its features x_i",
     "feature_separability": "of class k: 1 - max over j != k of cos(m_k, m_j)",

@@ -139,5 +139,5 @@ def _outside_images(name: str) -> Dataset:
 
 def _predict(trainer: BCE3STrainer, dataset: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
     """Predicted class of each image, int (N,), and its score, float (N,)."""
-    predictions, scores = trainer.predict(dataset).predictions.T
+    predictions, scores = trainer.predict_classes(dataset).predictions.T
     return predictions.astype(int), scores

@@ -67,19 +67,12 @@ def open_runs(folders: list[Path]) -> list[TrainedRun]:
 
     Raises:
         ValueError: If a folder is no run or holds no checkpoint, its data settings give other images than it was
-            trained on, two folders have one name, the runs differ in their training images by class, or a run has
-            averaged weights, which its checkpoints hold apart.
+            trained on, two folders have one name, or the runs differ in their training images by class.
     """
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have folders of different names, which label them; got {', '.join(names)}")
     found = {folder: (_saved_settings(folder), _points_of_training(folder)) for folder in folders}
-    for name, (settings, _) in zip(names, found.values(), strict=True):
-        if settings.get("ema_decay") is not None:
-            raise ValueError(
-                f"{name} was trained with ema_decay {settings['ema_decay']}: its checkpoints hold other weights than "
-                "its final model; give runs without"
-            )
     counts = [BCE3SConfig.from_pretrained(points[-1].folder).class_counts for _, points in found.values()]
     for name, others in zip(names, counts, strict=True):
         if others != counts[0]:

@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_xla_available
 
 from bce3s_hf.data.samplers import SAMPLERS, LongTailSampler
+from bce3s_hf.evaluation.metrics import lower_is_better
 from bce3s_hf.hub.push import COMMIT_MESSAGE
 from bce3s_hf.models.configuration import CONTRASTIVE_REDUCTIONS
 from bce3s_hf.training.options import Option, check_options, check_within
@@ -31,6 +32,9 @@ NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and
     "group_by_length": (False, "sampler says how images are drawn"),
     "label_names": (None, "labels are called labels"),
     "remove_unused_columns": (False, "images pass a transform, which makes the columns"),
+    "eval_do_concat_batches": (True, "the predictions of all batches have one shape"),
+    "batch_eval_metrics": (False, "an evaluation holds class and score of each image, no logits to save"),
+    "prediction_loss_only": (False, "an evaluation holds class and score of each image, no logits to save"),
 }
 
 
@@ -242,13 +246,14 @@ class BCE3STrainingArguments(TrainingArguments):
         self._check_inherited()
         self._check_mixing()
         self._check_samplers()
-        if self.ema_decay is not None and self.load_best_model_at_end:
-            raise ValueError("load_best_model_at_end would choose by averaged weights and load others; drop ema_decay")
         if self.layer_decay is not None and self.train_only_classifier:
             raise ValueError(f"layer_decay {self.layer_decay} does nothing with train_only_classifier; leave one out")
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not lower_is_better(self.metric_for_best_model)
         super().__post_init__()
+        self._set_plateau_mode()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
@@ -287,6 +292,18 @@ class BCE3STrainingArguments(TrainingArguments):
             value = getattr(self, name, fitting)
             if value != fitting:
                 raise ValueError(f"{name} {value!r} is of no use here: {reason}; leave it out")
+
+    def _set_plateau_mode(self) -> None:
+        """Tell the schedules that go by `metric_for_best_model` its direction; they would take it for a loss."""
+        if self.lr_scheduler_type not in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+            return
+        mode, given = "max" if self.greater_is_better else "min", self.lr_scheduler_kwargs or {}
+        if given.get("mode", mode) != mode:
+            raise ValueError(
+                f"lr_scheduler_kwargs mode {given['mode']!r} contradicts metric_for_best_model "
+                f"{self.metric_for_best_model!r} with greater_is_better {self.greater_is_better}; leave mode out"
+            )
+        self.lr_scheduler_kwargs = {**given, "mode": mode}
 
     def _check_mixing(self) -> None:
         if self.mixes and self.train_only_classifier:

@@ -11,14 +11,21 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler, Subset
 from transformers import TrainerCallback
 
-AVERAGE_FILE = "ema.safetensors"
+OWN_WEIGHTS_FILE = "own_weights.safetensors"  # of a model whose checkpoint holds its average
+WARMUP = 40  # the average spans one in so many of the steps so far, at most
 
 
 class WeightAverage(TrainerCallback):
     """timm's `ModelEmaV3` of a model's parameters and buffers, updated after every step of the optimizer.
 
-    The decay of step t is min(decay, 1 - 1 / t): the plain mean of the weights so far, until that spans
-    1 / (1 - decay) steps.
+    The decay of step t is min(decay, 1 - 40 / t), and 0 before step 40: the average spans a fortieth of the steps so
+    far. A longer one lags behind while accuracy climbs. On held-out images of the digits recipe, after 2, 4 and 8
+    epochs (16 to 64 steps; five seeds, decay 0.99 and 0.999), this lost at most 0.4 points of accuracy against the
+    model's own weights; 1 - 20 / t lost 1.8, (1 + t) / (10 + t) 10, timm's power 2/3 21, the plain mean 36, and so did
+    a bias-corrected average.
+
+    While a training lasts, its checkpoints and evaluations have the average in place of the model's own weights; at
+    its end the model has the average itself.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,26 +34,30 @@ class WeightAverage(TrainerCallback):
         self.average: ModelEmaV3 | None = None
 
     def load(self, checkpoint: str) -> None:
-        """Go on with the average that a checkpoint holds.
+        """Go on from a checkpoint whose model, the average, has been loaded: the model gets its own weights again.
 
         Raises:
             ValueError: If it holds none.
         """
-        path = Path(checkpoint) / AVERAGE_FILE
+        path = Path(checkpoint) / OWN_WEIGHTS_FILE
         if not path.is_file():
             raise ValueError(f"ema_decay {self.decay}: {str(checkpoint)!r} was trained without; leave ema_decay out")
         self._start()
-        self.average.module.load_state_dict(load_file(path))
+        self.model.load_state_dict(load_file(path))
 
-    def save(self, checkpoint: str) -> None:
-        """Write the average into the folder of a checkpoint."""
-        tensors = {name: value.contiguous() for name, value in self.average.module.state_dict().items()}
-        save_file(tensors, Path(checkpoint) / AVERAGE_FILE)
+    def save_own_weights(self, checkpoint: str) -> None:
+        """Write the model's own weights into the folder of a checkpoint, to go on from there."""
+        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(tensors, Path(checkpoint) / OWN_WEIGHTS_FILE)
+
+    def stop(self) -> None:
+        """Average no more; the model keeps the weights that it has."""
+        self.average = None
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside this block, and its own again after it."""
-        if self.average is None:  # before the first step
+        if self.average is None:  # no training is going on
             yield
             return
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -61,10 +72,16 @@ class WeightAverage(TrainerCallback):
             self._start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.average.update(self.model, step=state.global_step)
+        self.average.decay = max(0.0, min(self.decay, 1 - WARMUP / state.global_step))
+        self.average.update(self.model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+            self.stop()
 
     def _start(self) -> None:
-        self.average = ModelEmaV3(self.model, self.decay, use_warmup=True, warmup_power=1.0)
+        self.average = ModelEmaV3(self.model)
 
 
 class EpochCallback(TrainerCallback):

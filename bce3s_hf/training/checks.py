@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
-from transformers import EvalPrediction
 
 from bce3s_hf.data import ImageDataset
+from bce3s_hf.evaluation.compact_predictions import compact_metrics
+from bce3s_hf.evaluation.metrics import WORST_CLASS, lower_is_better
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.backbone import fault_on_one_image
 from bce3s_hf.training.arguments import BCE3STrainingArguments
@@ -154,28 +155,39 @@ def check_batches(model: BCE3SForImageClassification, args: BCE3STrainingArgumen
         )
 
 
+def check_own_metrics(args: BCE3STrainingArguments, preprocess: Callable[..., Any] | None) -> None:
+    """Refuse what is for a `compute_metrics` of one's own, where there is none."""
+    given = {"preprocess_logits_for_metrics": preprocess, "include_for_metrics": args.include_for_metrics}
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"{name} {value!r} is for a compute_metrics of your own; give one, or leave it out")
+
+
 def check_best_metric(
-    args: BCE3STrainingArguments,
-    datasets: Dataset | dict[str, Dataset] | None,
-    measure: Callable[[EvalPrediction], dict[str, float]],
+    args: BCE3STrainingArguments, datasets: Dataset | dict[str, Dataset] | None, class_counts: list[int]
 ) -> None:
-    """Refuse a metric to choose the best model by that no evaluation will have.
+    """Refuse to choose the best model by a metric that no evaluation will have, is no score, or the wrong way round.
 
     Args:
-        args: With `metric_for_best_model`.
+        args: With `metric_for_best_model` and `greater_is_better`.
         datasets: To evaluate on; of several, their metrics begin with their names.
-        measure: The metrics of predicted classes and scores, (N, 2), or (N, 4) with `flip_averaging`, and labels (N,).
+        class_counts: Training images of each class, length K.
     """
-    if not args.metric_for_best_model or args.eval_strategy == "no":
+    name = args.metric_for_best_model
+    if not name or args.eval_strategy == "no" or datasets is None:
         return
     known = []
     for prefix, dataset in (datasets if isinstance(datasets, dict) else {"": datasets}).items():
         labels = np.asarray(dataset.labels)
         perfect = np.tile(np.stack([labels, np.ones(len(labels))], axis=1), 1 + args.flip_averaging)
-        metrics = ["loss", *measure(EvalPrediction(perfect, labels))]
+        metrics = ["loss", *compact_metrics(perfect, labels, class_counts)]
         known += [f"{prefix}_{metric}" if prefix else metric for metric in metrics]
-    if args.metric_for_best_model.removeprefix("eval_") not in known:
+    scores = [metric for metric in known if not metric.endswith(WORST_CLASS)]
+    if name.removeprefix("eval_") not in scores:
+        why = "is a class, no score" if name.removeprefix("eval_") in known else "is not measured here"
+        raise ValueError(f"metric_for_best_model {name!r} {why}; choose one of {', '.join(scores)}")
+    if bool(args.greater_is_better) == lower_is_better(name):
         raise ValueError(
-            f"metric_for_best_model {args.metric_for_best_model!r} is not measured here; choose one of "
-            f"{', '.join(known)}"
+            f"greater_is_better {args.greater_is_better} contradicts metric_for_best_model {name!r}, of which the "
+            f"{'lower' if lower_is_better(name) else 'greater'} is better; leave greater_is_better out"
         )

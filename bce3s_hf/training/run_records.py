@@ -17,7 +17,7 @@ def test_images(trainer: Trainer) -> Dataset | None:
 
 def measure(trainer: Trainer) -> RunResult:
     """Test the model of a `BCE3STrainer`, which has `test_images`, as it is."""
-    output = trainer.predict(test_images(trainer), metric_key_prefix="test")
+    output = trainer.predict_classes(test_images(trainer))
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     predictions = output.predictions[:, 0].astype(int)
     return RunResult.of(metrics, predictions, output.label_ids, trainer.model.config.num_labels)

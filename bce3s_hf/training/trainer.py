@@ -1,7 +1,8 @@
 """A transformers Trainer that trains BCE3S on long-tailed data."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
 
 from bce3s_hf.data import ImageDataset, LongTailSampler, PartnerSampler, collate_images, normalize
 from bce3s_hf.data.mixing import mixed_views
@@ -28,12 +29,13 @@ from bce3s_hf.losses import (
 )
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.training.arguments import BCE3STrainingArguments
-from bce3s_hf.training.callbacks import AVERAGE_FILE, EpochCallback, WeightAverage, unwrapped
+from bce3s_hf.training.callbacks import OWN_WEIGHTS_FILE, EpochCallback, WeightAverage, unwrapped
 from bce3s_hf.training.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
 from bce3s_hf.training.checks import (
     check_batches,
     check_best_metric,
     check_model_and_arguments,
+    check_own_metrics,
     check_uniformity,
     prepare_datasets,
 )
@@ -62,9 +64,13 @@ class BCE3STrainer(Trainer):
     shard are not looked at.
 
     Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
+
+    `predict` returns logits, float32 (N, K), and a `compute_metrics` of your own gets them. Without one, the metrics
+    are those of this package, and `evaluate`, which needs class and score of each image alone, holds no logits.
     """
 
     loss_is_scaled_for_ga = False
+    _compact = False  # whether an evaluation of our own is going on
 
     def __init__(
         self,
@@ -82,7 +88,8 @@ class BCE3STrainer(Trainer):
             train_dataset: Images to train on; None to evaluate a trained model only.
             eval_dataset: One or several named datasets to evaluate on. With `validation_fraction`, the held-out
                 images join them under the name "validation".
-            **kwargs: Further arguments of `transformers.Trainer`.
+            **kwargs: Further arguments of `transformers.Trainer`; without `compute_metrics`, or with None, the
+                metrics are those of `long_tail_metrics`.
 
         Raises:
             ValueError: If the data does not fit the model, with what was found.
@@ -95,11 +102,11 @@ class BCE3STrainer(Trainer):
                 if option.in_config:
                     setattr(model.config, name, getattr(args, name))
         kwargs.setdefault("data_collator", collate_images)
-        kwargs.setdefault("compute_metrics", self._metrics)
-        kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: compact_predictions(model, logits))
+        if kwargs.get("compute_metrics") is None:
+            check_own_metrics(args, kwargs.get("preprocess_logits_for_metrics"))
+            check_best_metric(args, eval_dataset, model.config.class_counts)
+            kwargs["compute_metrics"] = self._metrics
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        if self.compute_metrics == self._metrics:
-            check_best_metric(args, self.eval_dataset, self._metrics)
         if args.channels_last and not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
             model.to(memory_format=torch.channels_last)
         if args.train_only_classifier:
@@ -208,15 +215,9 @@ class BCE3STrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term.
-
-        In evaluation with `flip_averaging`, logits are (B, 2, K): of the images, and averaged over the flip.
-        """
+        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term."""
         if not model.training:
             outputs = model(**inputs, **self._draw_rows(inputs["labels"].device))
-            if self.args.flip_averaging:
-                mirrored = model(pixel_values=inputs["pixel_values"].flip(-1))
-                outputs["logits"] = with_flip_average(outputs["logits"], mirrored["logits"])
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         labels = self._gather(inputs["labels"])
         views = self._with_mixed_views(inputs)
@@ -320,25 +321,86 @@ class BCE3STrainer(Trainer):
             f"{how_to_go_on(args.output_dir, before=found.step)}"
         )
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; on the averaged weights if there are any."""
-        with self._averaged_weights():
+    def predict_classes(self, dataset: Dataset, metric_key_prefix: str = "test") -> PredictionOutput:
+        """As `predict`, but of each image class and score, as of `compact_predictions`, in place of its K logits.
+
+        The metrics are those of this package, whatever `compute_metrics` the Trainer has.
+        """
+        with self._own_evaluation():
+            return self.predict(dataset, metric_key_prefix=metric_key_prefix)
+
+    def evaluation_loop(self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; on the averaged weights if there are any.
+
+        Raises:
+            ValueError: If there is no image.
+        """
+        dataset = dataloader.dataset
+        if hasattr(dataset, "__len__") and not len(dataset):
+            raise ValueError(f"the dataset of this {description.lower()} is empty; give one with images")
+        own = description == "Evaluation" and self.compute_metrics == self._metrics
+        with self._averaged_weights(), self._own_evaluation() if own else nullcontext():
             if self.args.world_size > 1:  # each process has its own statistics; those of the first are saved
                 distribute_bn(self.model, self.args.world_size, reduce=False)
-            return super().evaluation_loop(*args, **kwargs)
+            return super().evaluation_loop(dataloader, description, *args, **kwargs)
+
+    @contextmanager
+    def _own_evaluation(self) -> Iterator[None]:
+        """Inside this block, class and score of each image stand for its logits, and the metrics are ours."""
+        names = ("_compact", "compute_metrics", "preprocess_logits_for_metrics")
+        before = {name: getattr(self, name) for name in names}
+        self._compact, self.compute_metrics, self.preprocess_logits_for_metrics = True, self._metrics, None
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As in transformers; logits are float32 (B, K), and the loss is that of the images that really are there."""
+        inputs = self._prepare_inputs(inputs)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        count = len(inputs["pixel_values"])
+        real = self._real_images(count)
+        if loss is not None and real is not None:
+            kept = {name: value[:real] for name, value in inputs.items()} if real else inputs  # all devices compute
+            loss, _, _ = super().prediction_step(model, kept, True, *args, **kwargs)
+        if logits is None:
+            return loss, None, None
+        logits = logits.float()
+        if self._compact:
+            if self.args.flip_averaging:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    mirrored = model(pixel_values=inputs["pixel_values"].flip(-1))["logits"]
+                logits = with_flip_average(logits, mirrored.float())
+            logits = compact_predictions(self.model, logits)
+        return loss, logits, labels
+
+    def _real_images(self, count: int) -> int | None:
+        """Images among the `count` of this process that do not just fill up the last batch; None if none does.
+
+        transformers gathers the loss of a process as often as it has such images.
+        """
+        loader = self.accelerator.gradient_state
+        of_all = count * self.args.world_size
+        if self.args.world_size == 1 or not loader.end_of_dataloader or not 0 < loader.remainder < of_all:
+            return None
+        return min(max(loader.remainder - self.args.process_index * count, 0), count)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers; the averaged weights if there are any. A checkpoint holds both.
+        """As in transformers; the averaged weights if there are any. A checkpoint holds the model's own beside them.
 
         Raises:
             SavingError: If it cannot be written, with what to do.
         """
         checkpoint = _internal_call and output_dir is not None  # without a folder, it is for the Hub
         with saving("the model", self.args.output_dir, step=self.state.global_step + (not checkpoint)):
-            with nullcontext() if checkpoint else self._averaged_weights():
+            with self._averaged_weights():
                 super().save_model(output_dir, _internal_call=True)
             if checkpoint and self.weight_average is not None and self.args.should_save:
-                self.weight_average.save(output_dir)
+                self.weight_average.save_own_weights(output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub()
 
@@ -371,8 +433,14 @@ class BCE3STrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
-        elif (Path(resume_from_checkpoint) / AVERAGE_FILE).is_file():
+        elif (Path(resume_from_checkpoint) / OWN_WEIGHTS_FILE).is_file():
             raise ValueError(f"{str(resume_from_checkpoint)!r} was trained with ema_decay; give it again")
+
+    def _load_best_model(self) -> None:
+        """As in transformers; a checkpoint holds averaged weights if there are any, so nothing is left to average."""
+        super()._load_best_model()
+        if self.weight_average is not None:
+            self.weight_average.stop()
 
     def _averaged_weights(self) -> AbstractContextManager[None]:
         return nullcontext() if self.weight_average is None else self.weight_average.applied()
@@ -430,7 +498,11 @@ class BCE3STrainer(Trainer):
         return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
 
     def _metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
-        return compact_metrics(evaluation.predictions, evaluation.label_ids, self.model.config.class_counts)
+        predictions = evaluation.predictions
+        if not self._compact:  # those of `predict`
+            parts = torch.from_numpy(predictions).split(1024)
+            predictions = torch.cat([compact_predictions(self.model, part) for part in parts]).numpy()
+        return compact_metrics(predictions, evaluation.label_ids, self.model.config.class_counts)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in transformers, when the Trainer is made; a missing token or right is known before the training."""

@@ -9,6 +9,7 @@ from bce3s_hf.evaluation.metrics import (
     images_by_group,
     json_values,
     long_tail_metrics,
+    lower_is_better,
     per_class_accuracy,
     results_table,
     shot_groups,
@@ -120,11 +121,34 @@ def test_balanced_accuracy_leaves_out_a_class_without_test_image():
     assert metrics["balanced_accuracy"] == 0.5
 
 
-def test_macro_f1_counts_a_class_that_never_occurs():
+def test_macro_f1_leaves_out_a_class_without_test_image():
     metrics = long_tail_metrics(np.array([0, 0]), np.array([0, 0]), np.ones(2), np.array([5, 5]))
-    assert metrics["macro_f1"] == 0.5
-    assert metrics["few"] == 1
+    assert metrics["macro_f1"] == metrics["few"] == 1
     assert metrics["worst_class"] == 0
+    metrics = long_tail_metrics(np.array([0, 2, 1, 1]), np.array([0, 0, 1, 0]), np.ones(4), np.array([5, 5, 5]))
+    assert metrics["macro_f1"] == pytest.approx((2 / 4 + 2 / 3) / 2)  # a prediction of class 2 is a miss of class 0
+
+
+def test_no_image_is_an_error_that_says_so():
+    none = np.array([], int)
+    for measure in (
+        lambda: per_class_accuracy(none, none, 3),
+        lambda: long_tail_metrics(none, none, np.array([]), np.array([5, 5])),
+    ):
+        with pytest.raises(ValueError, match="there is no image to measure the accuracy on; give at least one"):
+            measure()
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        *[(f"{prefix}{name}", True) for prefix in ("", "eval_", "flip_", "test_flip_") for name in ("loss", "ece")],
+        *[(f"validation_ece_{group}", True) for group in ("many", "medium", "few")],
+        *[(name, False) for name in ("accuracy", "macro_f1", "few", "worst_class_accuracy", "piece", "ece_bins")],
+    ],
+)
+def test_direction_of_a_metric(metric, lower):
+    assert lower_is_better(metric) == lower
 
 
 @pytest.mark.parametrize(

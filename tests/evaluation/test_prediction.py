@@ -144,7 +144,7 @@ def test_grey_16_bit_and_transparent_pictures_are_read_as_in_training(channels, 
 
 def test_digits_are_predicted_as_the_trainer_predicts_them(make_trainer, digit_splits):
     trainer = make_trainer(image_size=16)
-    predictions, scores = trainer.predict(trainer.eval_dataset).predictions.T
+    predictions, scores = trainer.predict_classes(trainer.eval_dataset).predictions.T
     found = list(predict_images(trainer.model, digit_splits.test[:40]["image"], top_k=1, batch_size=16))
     assert [int(prediction.answer) for prediction in found] == predictions[:40].tolist()
     assert [prediction.scores[0] for prediction in found] == pytest.approx(scores[:40].tolist(), abs=1e-6)

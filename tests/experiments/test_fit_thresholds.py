@@ -67,7 +67,7 @@ def test_recipe_fits_to_the_held_out_images_and_changes_nothing_else(checkpoint,
     after = json.loads((run / "config.json").read_text())
     held_out, test = checkpoint.eval_dataset["validation"], checkpoint.eval_dataset["test"]
     assert len(held_out) == 53  # ceil(n / 4) of 60, 43, 30, 22, 15, 11, 8, 5, 4, 3
-    predictions, scores = checkpoint.predict(held_out).predictions.T
+    predictions, scores = checkpoint.predict_classes(held_out).predictions.T
     fitted = fit_thresholds(predictions.astype(int), scores, 10, keep=0.5, min_images=5)
     assert after.pop("score_thresholds") == fitted.tolist()
     assert config.pop("score_thresholds", None) is None and after == config and after["lambda_cc"] == 0.3
@@ -79,7 +79,7 @@ def test_recipe_fits_to_the_held_out_images_and_changes_nothing_else(checkpoint,
     record = json.loads((run / "thresholds.json").read_text())
     assert (record["held_out_images"], record["keep"], record["outside"]["images"]) == (53, 0.5, 7)
     assert record["classes_with_own_threshold"] == np.sum(np.bincount(predictions.astype(int)) >= 5)
-    predictions, scores = checkpoint.predict(test).predictions.T
+    predictions, scores = checkpoint.predict_classes(test).predictions.T
     share = np.mean([score >= fitted[int(label)] for label, score in zip(predictions, scores, strict=True)])
     assert record["test"]["all"]["answered"] == pytest.approx(share) and 0 < share < 1
     assert record["test"]["all"]["accuracy"] == pytest.approx(np.mean(predictions == test.labels))

@@ -17,7 +17,7 @@ from conftest import ROOT
 from hub_server import READ, WRITE, Hub
 from huggingface_hub import constants
 from PIL import Image
-from transformers import AutoModelForImageClassification, pipeline
+from transformers import AutoModelForImageClassification, TrainerCallback, pipeline
 
 from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments, eval_transform
 from bce3s_hf.experiments.run import build_model, build_trainer
@@ -25,6 +25,7 @@ from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.hub.push import PushError, create_repository, push_command, push_folder
 from bce3s_hf.models.timm_folder import PUBLISHED_FILES
+from bce3s_hf.training import callbacks
 
 NAMES = ["cat", "dog", "owl"]
 NUMBERS = itertools.count()
@@ -499,11 +500,21 @@ def train_and_push(folder, name, by):
     model = build_model(ModelArguments(backbone="test_resnet", image_size=32), splits, seed=0)
     settings = {"push_to_hub": True, "hub_model_id": name, "use_cpu": True, "disable_tqdm": True}
     args = BCE3STrainingArguments(str(folder), max_steps=2, hub_private_repo=True, ema_decay=0.9, **settings)
-    trainer = build_trainer(model, splits, args, DataArguments())
-    trainer.train()
+    trainer, last = build_trainer(model, splits, args, DataArguments()), LastWeight()
+    trainer.add_callback(last)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "WARMUP", 1)  # of 40: an average after two steps
+        trainer.train()
     trainer.evaluate()
     url = getattr(trainer, by)()
-    return url, *(first_weight(each) for each in (trainer.weight_average.average.module, trainer.model))
+    return url, first_weight(trainer.model), last.weight
+
+
+class LastWeight(TrainerCallback):
+    """A weight of the model after the last step, before it is averaged."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weight = first_weight(model)
 
 
 def first_weight(model):

@@ -8,6 +8,7 @@ from transformers import HfArgumentParser
 
 from bce3s_hf import BCE3STrainingArguments
 
+BY_ACCURACY = {"eval_strategy": "epoch", "metric_for_best_model": "accuracy"}
 REFUSED = [
     ("lambda_ss", -0.1, "lambda_ss must be at least 0 and finite, got -0.1"),
     ("lambda_ss", float("nan"), "lambda_ss must be at least 0 and finite, got nan"),
@@ -73,10 +74,16 @@ CONTRADICTIONS = {
         {"partner_sampler_power": 0.5},
         "^partner_sampler, partner_sampler_power: power 0.5 is of no use to sampler 'instance'",
     ),
-    "average and best model": (
-        {"ema_decay": 0.9, "load_best_model_at_end": True, "eval_strategy": "epoch"},
-        "load_best_model_at_end would choose by averaged weights and load others; drop ema_decay",
+    "schedule and metric": (
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"mode": "min"}, **BY_ACCURACY},
+        "lr_scheduler_kwargs mode 'min' contradicts metric_for_best_model 'accuracy' with greater_is_better True",
     ),
+    "batches apart": ({"eval_do_concat_batches": False}, "^eval_do_concat_batches False is of no use here: .*leave"),
+    "metrics by the batch": (
+        {"batch_eval_metrics": True},
+        "^batch_eval_metrics True is of no use here: .*leave it out",
+    ),
+    "loss alone": ({"prediction_loss_only": True}, "^prediction_loss_only True is of no use here: .*leave it out"),
 }
 
 
@@ -173,6 +180,15 @@ def test_value_at_the_border_is_taken(tmp_path, name, value):
 def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("accuracy", "max"), ("test_ece", "min"), (None, "min")])
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedule_that_goes_by_a_metric_knows_its_direction(tmp_path, schedule, metric, mode):
+    settings = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": {"patience": 3}, "eval_strategy": "epoch"}
+    args = make(tmp_path, **settings, metric_for_best_model=metric)
+    assert args.lr_scheduler_kwargs == {"patience": 3, "mode": mode} and args.greater_is_better == (mode == "max")
+    assert make(tmp_path).lr_scheduler_kwargs in (None, {})
 
 
 @pytest.mark.parametrize("name", ["sampler", "partner_sampler"])

@@ -1,5 +1,7 @@
 """The average of the weights: its values, when it is in the model, and how it is saved and loaded."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,11 +9,14 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback, TrainerState
 
 from bce3s_hf import BCE3SForImageClassification
-from bce3s_hf.training.callbacks import AVERAGE_FILE, EpochCallback, WeightAverage
+from bce3s_hf.training import callbacks
+from bce3s_hf.training.callbacks import OWN_WEIGHTS_FILE, EpochCallback, WeightAverage
 
 
 @pytest.fixture
-def make(make_trainer, few_splits):
+def make(make_trainer, few_splits, monkeypatch):
+    monkeypatch.setattr(callbacks, "WARMUP", 1.5)  # of 40: an average after two steps
+
     def make(**settings):
         defaults = {"splits": few_splits, "image_size": 8, "max_steps": 5, "ema_decay": 0.6, "learning_rate": 0.05}
         return make_trainer(**{**defaults, **settings})
@@ -20,10 +25,13 @@ def make(make_trainer, few_splits):
 
 
 class Record(TrainerCallback):
-    """The model's own weights after each step."""
+    """The model's own weights after each step, and the steps of the evaluations with their losses."""
 
     def __init__(self):
-        self.states = []
+        self.states, self.losses = [], []
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.losses.append((state.global_step, metrics["eval_loss"]))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.states.append(copied(model))
@@ -49,10 +57,10 @@ def differ(one, two):
 
 
 def averages(states, decay):
-    """The average after each step, by hand: decay min(decay, 1 - 1 / step), integers as they are last."""
+    """The average after each step, by hand: decay min(decay, 1 - 1.5 / step), integers as they are last."""
     average, after = states[0], []
     for step, state in enumerate(states, start=1):
-        d = min(decay, 1 - 1 / step)
+        d = max(0, min(decay, 1 - 1.5 / step))
         average = {
             name: d * average[name] + (1 - d) * value if value.is_floating_point() else value
             for name, value in state.items()
@@ -66,16 +74,36 @@ def test_average_is_that_of_the_weights_and_buffers_after_each_step(make):
     trainer.add_callback(record)
     trainer.train()
     expected = averages(record.states, 0.6)
-    assert [round(min(0.6, 1 - 1 / step), 3) for step in range(1, 6)] == [0.0, 0.5, 0.6, 0.6, 0.6]
-    assert_close(trainer.weight_average.average.module.state_dict(), expected[-1])
-    assert_same(copied(trainer.model), record.states[-1])
+    assert [round(max(0, min(0.6, 1 - 1.5 / step)), 3) for step in range(1, 6)] == [0.0, 0.25, 0.5, 0.6, 0.6]
+    assert_close(copied(trainer.model), expected[-1])
+    assert differ(copied(trainer.model), record.states[-1])
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1, 0), (40, 0), (80, 0.5), (400, 0.9), (3999, 1 - 40 / 3999)])
+def test_average_spans_a_fortieth_of_the_steps_at_most(step, expected):
+    average, model = WeightAverage(model := torch.nn.Linear(1, 1, bias=False), 0.99), model
+    average.on_train_begin(None, TrainerState(), None)
+    before = model.weight.item()
+    with torch.no_grad():
+        model.weight.add_(1)
+    average.on_step_end(None, TrainerState(global_step=step), None)
+    assert average.average.module.weight.item() == pytest.approx(before + 1 - expected)
+
+
+def test_decay_is_never_above_that_asked_for():
+    average = WeightAverage(torch.nn.Linear(1, 1), 0.99)
+    average.on_train_begin(None, TrainerState(), None)
+    average.on_step_end(None, TrainerState(global_step=100_000), None)
+    assert average.average.decay == 0.99
 
 
 def test_average_changes_no_step_of_the_training(make):
     averaged, plain = make(), make(ema_decay=None)
+    record = Record()
+    averaged.add_callback(record)
     averaged.train(), plain.train()
     assert plain.weight_average is None
-    assert_same(copied(averaged.model), copied(plain.model))
+    assert_same(record.states[-1], copied(plain.model))
 
 
 def test_average_moves_once_a_step_of_several_micro_batches(make):
@@ -83,79 +111,87 @@ def test_average_moves_once_a_step_of_several_micro_batches(make):
     trainer.add_callback(record)
     trainer.train()
     assert len(record.states) == 3
-    assert_close(trainer.weight_average.average.module.state_dict(), averages(record.states, 0.6)[-1])
+    assert_close(copied(trainer.model), averages(record.states, 0.6)[-1])
 
 
 @pytest.fixture
 def trained(make):
     trainer = make(save_strategy="steps", save_steps=3, save_total_limit=None)
+    trainer.own = Record()
+    trainer.add_callback(trainer.own)
     trainer.train()
     return trainer
 
 
-def test_what_is_evaluated_and_saved_is_the_average(trained):
-    average, own = copied(trained.weight_average.average.module), copied(trained.model)
-    assert differ(average, own)
-    inside = []
-    trained.model.register_forward_pre_hook(lambda model, args: inside.append(copied(model)))
-    metrics = trained.evaluate()
-    trained.predict(trained.eval_dataset)
-    assert len(inside) == 4
-    for state in inside:
-        assert_same(state, average)
-    assert_same(copied(trained.model), own)
-    trained.save_model()
-    saved = BCE3SForImageClassification.from_pretrained(trained.args.output_dir)
-    assert_same(copied(saved), average)
-    assert_same(copied(trained.model), own)
-    trained.weight_average = None
-    assert trained.evaluate()["eval_loss"] != metrics["eval_loss"]
+def test_what_a_training_leaves_is_the_average(trained):
+    average = copied(trained.model)
+    assert_close(average, averages(trained.own.states, 0.6)[-1])
+    for folder in (None, "hub"):
+        trained.save_model(folder and str(Path(trained.args.output_dir, folder)))
+        saved = BCE3SForImageClassification.from_pretrained(Path(trained.args.output_dir, folder or "."))
+        assert_same(copied(saved), average)
 
 
-def test_folder_for_the_hub_holds_the_average(trained):
-    trained.save_model(_internal_call=True)  # as transformers' push_to_hub does
-    saved = BCE3SForImageClassification.from_pretrained(trained.args.output_dir)
-    assert_same(copied(saved), copied(trained.weight_average.average.module))
+def test_checkpoint_is_of_the_average_and_holds_the_own_weights_beside_it(trained, tmp_path):
+    expected = averages(trained.own.states, 0.6)
+    for step in (3, 5):
+        folder = tmp_path / "run" / f"checkpoint-{step}"
+        assert_close(copied(BCE3SForImageClassification.from_pretrained(folder)), expected[step - 1])
+        assert_same(load_file(folder / OWN_WEIGHTS_FILE), trained.own.states[step - 1])
 
 
-def test_checkpoint_holds_both(trained, tmp_path):
-    folder = tmp_path / "run" / "checkpoint-5"
-    assert_same(load_file(folder / "model.safetensors"), copied(trained.model))
-    assert_same(load_file(folder / AVERAGE_FILE), copied(trained.weight_average.average.module))
-    assert differ(load_file(folder.with_name("checkpoint-3") / AVERAGE_FILE), load_file(folder / AVERAGE_FILE))
+def test_checkpoint_gives_the_figures_that_were_logged(make, tmp_path):
+    trainer, record = (
+        make(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_steps=4),
+        Record(),
+    )
+    trainer.add_callback(record)
+    trainer.train()
+    model = BCE3SForImageClassification.from_pretrained(tmp_path / "run" / "checkpoint-4")
+    loaded = make(model=model, ema_decay=None)
+    assert record.losses == [(2, pytest.approx(record.losses[0][1])), (4, loaded.evaluate()["eval_loss"])]
+
+
+def test_best_model_at_the_end_is_the_best_average(make, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": None}
+    trainer = make(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, max_steps=4, **best)
+    record, accuracies = Record(), iter([0.1, 0.3, 0.2, 0.2])
+    trainer.add_callback(record)
+    trainer.compute_metrics = lambda evaluation: {"accuracy": next(accuracies, 0)}
+    trainer.train()
+    assert trainer.state.best_global_step == 2
+    assert_close(copied(trainer.model), averages(record.states, 0.6)[1])
+    trainer.save_model()
+    saved = copied(BCE3SForImageClassification.from_pretrained(tmp_path / "run"))
+    assert_same(saved, copied(BCE3SForImageClassification.from_pretrained(tmp_path / "run" / "checkpoint-2")))
+    assert trainer.evaluate()["eval_loss"] == record.losses[1][1]
 
 
 def test_evaluation_during_training_is_on_the_average_and_changes_no_step(make):
     evaluated, undisturbed = make(max_steps=4, eval_strategy="steps", eval_steps=2), make(max_steps=4)
-    losses = []
-
-    class Losses(TrainerCallback):
-        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-            losses.append((state.global_step, metrics["eval_loss"]))
-
     record = Record()
-    evaluated.add_callback(Losses)
     evaluated.add_callback(record)
     evaluated.train(), undisturbed.train()
     assert_same(copied(evaluated.model), copied(undisturbed.model))
-    during = list(losses)
+    during = list(record.losses)
     assert [step for step, _ in during] == [2, 4]
     for step, loss in during:
-        evaluated.weight_average = None
         evaluated.model.load_state_dict(averages(record.states[:step], 0.6)[-1])
         assert evaluated.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_model_has_its_own_weights_again_after_an_evaluation_that_fails(trained):
-    own = copied(trained.model)
+def test_model_has_its_own_weights_again_after_an_evaluation_that_fails(make):
+    trainer, record = make(eval_strategy="steps", eval_steps=3), Record()
+    trainer.add_callback(record)
 
     def fail(evaluation):
+        assert differ(copied(trainer.model), record.states[-1])
         raise RuntimeError("no such metric")
 
-    trained.compute_metrics = fail
+    trainer.compute_metrics = fail
     with pytest.raises(RuntimeError, match="no such metric"):
-        trained.evaluate()
-    assert_same(copied(trained.model), own)
+        trainer.train()
+    assert_same(copied(trainer.model), record.states[-1])
 
 
 def test_before_the_first_step_the_model_is_evaluated_as_it_is(make):
@@ -169,25 +205,23 @@ def test_second_training_starts_a_new_average(make):
     record = Record()
     trainer.add_callback(record)
     trainer.train()
-    assert_close(trainer.weight_average.average.module.state_dict(), averages(record.states, 0.6)[-1])
+    assert_close(copied(trainer.model), averages(record.states, 0.6)[-1])
 
 
-def test_resumed_average_is_that_of_an_undisturbed_run(trained, make, tmp_path):
-    resumed = make(output_dir=str(tmp_path / "resumed"))
+def test_resumed_run_and_average_are_those_of_an_undisturbed_run_by_the_bit(trained, make, tmp_path):
+    resumed, record = make(output_dir=str(tmp_path / "resumed")), Record()
+    resumed.add_callback(record)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    assert_close(copied(resumed.model), copied(trained.model))
-    average = copied(trained.weight_average.average.module)
-    assert_close(copied(resumed.weight_average.average.module), average)
+    for state, expected in zip(record.states, trained.own.states[3:], strict=True):
+        assert_same(state, expected)
+    assert_same(copied(resumed.model), copied(trained.model))
 
 
 def test_resume_from_a_checkpoint_without_average_is_refused(trained, make, tmp_path):
     folder = tmp_path / "run" / "checkpoint-3"
-    (folder / AVERAGE_FILE).unlink()
+    (folder / OWN_WEIGHTS_FILE).unlink()
     with pytest.raises(ValueError, match="ema_decay 0.6: '.*checkpoint-3' was trained without; leave ema_decay out"):
         make().train(resume_from_checkpoint=str(folder))
-    resumed = make(ema_decay=None)
-    resumed.train(resume_from_checkpoint=str(folder))
-    assert_close(copied(resumed.model), copied(trained.model))
 
 
 def test_applied_average_is_taken_out_again_whatever_happens_inside():

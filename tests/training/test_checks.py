@@ -7,6 +7,18 @@ CASES = {
         {"eval_strategy": "epoch", "metric_for_best_model": "acuracy"},
         r"metric_for_best_model 'acuracy' is not measured here; choose one of loss, accuracy, .*few",
     ),
+    "metric that is a class": (
+        {"eval_strategy": "epoch", "metric_for_best_model": "eval_worst_class"},
+        r"metric_for_best_model 'eval_worst_class' is a class, no score; choose one of .*worst_class_accuracy, ece, ",
+    ),
+    "metric the wrong way round": (
+        {"eval_strategy": "epoch", "metric_for_best_model": "ece_few", "greater_is_better": True},
+        "greater_is_better True contradicts metric_for_best_model 'ece_few', of which the lower is better; leave",
+    ),
+    "another the wrong way round": (
+        {"eval_strategy": "epoch", "metric_for_best_model": "few", "greater_is_better": False},
+        "greater_is_better False contradicts metric_for_best_model 'few', of which the greater is better; leave",
+    ),
     "metric of one of two data sets": (
         {"eval_strategy": "epoch", "metric_for_best_model": "accuracy", "validation_fraction": 0.2},
         r"metric_for_best_model 'accuracy' is not measured here; choose one of validation_loss, .* test_accuracy",

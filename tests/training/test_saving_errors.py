@@ -81,7 +81,7 @@ def test_disk_that_fails_is_named_and_the_last_whole_checkpoint_is_left(tmp_path
     assert error[1].endswith(f"go on from the newest whole checkpoint with --resume_from_checkpoint {folder}/run/"
                              "checkpoint-4")  # fmt: skip
     left = re.search(r"LEFT checkpoint-4 (.*)", done.stdout)[1]
-    assert "'ema.safetensors'" in left and "'trainer_state.json'" in left
+    assert "'own_weights.safetensors'" in left and "'trainer_state.json'" in left
 
 
 class ReplaceFolder(TrainerCallback):
@@ -129,7 +129,7 @@ class InTheWay(TrainerCallback):
     [
         ("optimizer.pt", "inline_container"),
         ("trainer_state.json", "No space left on device"),
-        ("ema.safetensors", "Is a directory"),
+        ("own_weights.safetensors", "Is a directory"),
     ],
 )
 def test_older_checkpoint_stays_until_the_next_is_whole(make_trainer, few_splits, file, reason):
@@ -140,7 +140,9 @@ def test_older_checkpoint_stays_until_the_next_is_whole(make_trainer, few_splits
         trainer.train()
     checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
     assert newest_checkpoint(trainer.args.output_dir, before=4) == checkpoint
-    assert load_file(checkpoint / "ema.safetensors").keys() == load_file(checkpoint / "model.safetensors").keys()
+    assert (
+        load_file(checkpoint / "own_weights.safetensors").keys() == load_file(checkpoint / "model.safetensors").keys()
+    )
     shutil.rmtree(checkpoint.with_name("checkpoint-4"))
     resumed = make_trainer(**settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
