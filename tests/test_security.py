@@ -221,7 +221,7 @@ def test_more_classes_than_any_model_has_are_refused_at_once():
         ({"bce3s": {"backbone": "hf-hub:evil/x"}}, "backbone must be the name of a timm architecture"),
         ({"bce3s": []}, "not that of a published model: TypeError"),
         ({"label_names": 5}, "not that of a published model: TypeError"),
-        ({"label_names": [{}]}, "not that of a published model: TypeError"),
+        ({"label_names": [{}]}, "id2label must hold names as text, got {}"),
         ({"pretrained_cfg": {"classifier": "fc"}}, "not that of a published model: KeyError"),
     ],
 )

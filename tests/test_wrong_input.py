@@ -238,7 +238,7 @@ CASES = {
     ),
     "label smoothing": (
         lambda: BCE3STrainingArguments("run", label_smoothing_factor=0.1),
-        "label_smoothing_factor 0.1 is of no use here: give soft labels",
+        "label_smoothing_factor 0.1 is of no use here: labels are soft only in the mixed views of mixup_alpha",
     ),
     "sampler": (
         lambda: LongTailSampler(np.array([0, 1]), "balanced"),

@@ -80,7 +80,8 @@ def evaluation_dataset(model: BCE3SForImageClassification, images: datasets.Data
             "by; give one that BCE3STrainer saved"
         )
     dataset = ImageDataset(images, eval_transform(config.data_config))
-    model.check_class_names(dataset.class_names)
+    if dataset.class_names is not None:
+        model.check_class_names(dataset.class_names)
     if len(np.unique(dataset.labels)) < 2:
         raise ValueError(f"the test split has {len(dataset)} images of fewer than 2 classes; give another test_split")
     return dataset

@@ -143,6 +143,7 @@ def measure_run(run: TrainedRun, *, batch_size: int = 256) -> dict[str, Any]:
     points = []
     for point in run.checkpoints:
         model = load_checkpoint(str(point.folder))
+        model.check_class_names(run.splits.class_names)
         train, test = (collect_outputs(model, part, batch_size=batch_size) for part in images)
         classifier = separation(model.classifier.weight.detach().cpu().numpy())
         per_class = {

@@ -57,7 +57,6 @@ def build_model(args: ModelArguments, splits: Splits, seed: int) -> BCE3SForImag
         class_counts=splits.class_counts.tolist() if settings.pop("prior_bias") else None,
         class_groups=splits.class_groups if grouped else None,
         id2label=dict(enumerate(names)),
-        label2id={name: label for label, name in enumerate(names)},
         **settings,
     )
 

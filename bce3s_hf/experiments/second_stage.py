@@ -225,7 +225,6 @@ def trainer_of_checkpoint(
     Raises:
         ValueError: If the classes, the images, or those that were held out, are not those of the model's training.
     """
-    model.check_class_names(splits.class_names)
     counts = model.config.class_counts
     trainer = build_trainer(model, splits, args, data_args)
     if model.config.class_counts != counts:

@@ -14,7 +14,12 @@ FEW_CLASSES = 256  # of which nothing is won by gathering some
 
 
 def sample_classes(
-    targets: Tensor, num_classes: int, ratio: float, generator: torch.Generator | None = None
+    targets: Tensor,
+    num_classes: int,
+    ratio: float,
+    generator: torch.Generator | None = None,
+    *,
+    padded: bool = False,
 ) -> Tensor:
     """Draw the classes that a batch's joint loss runs over: all of its own, filled up at random to a share of K.
 
@@ -26,11 +31,12 @@ def sample_classes(
         num_classes: K.
         ratio: The paper's r in (0, 1], share of classes kept.
         generator: Source of randomness, on the device of `targets`.
+        padded: For the losses alone, which know it: fill up with K, which is no class, to a length C that does not
+            depend on the labels. So an accelerator need not be waited for.
 
     Returns:
-        Sorted class indices, long (C,), C = max(round(ratio K), min(B, K)) (K instead of B for soft targets). Where
-        fewer classes than C are kept, the last indices are K, which is no class: so the shape never depends on the
-        labels, and an accelerator need not be waited for.
+        Sorted class indices in [0, K), long, at most C = max(round(ratio K), min(B, K)) of them (K instead of B for
+        soft targets); exactly C, the last of them K where fewer classes are kept, if `padded`.
 
     Raises:
         ValueError: If `ratio` is outside (0, 1] or `targets` are no targets over K classes.
@@ -42,11 +48,16 @@ def sample_classes(
     scores = torch.rand(num_classes, generator=generator, device=targets.device) + present
     scores, classes = scores.topk(max(kept, most_present))
     classes[kept:].masked_fill_(scores[kept:] < 1, num_classes)
-    return classes.sort().values
+    return _sorted(classes, num_classes, padded)
 
 
 def sample_absent_classes(
-    targets: Tensor, num_classes: int, absent_ratio: float, generator: torch.Generator | None = None
+    targets: Tensor,
+    num_classes: int,
+    absent_ratio: float,
+    generator: torch.Generator | None = None,
+    *,
+    padded: bool = False,
 ) -> Tensor:
     """Draw the classes that a batch's joint loss runs over: all of its own, and a share of the others.
 
@@ -59,6 +70,7 @@ def sample_absent_classes(
         num_classes: K.
         absent_ratio: Share in [0, 1] of the K - U classes without weight in `targets` that are kept, rounded.
         generator: Source of randomness, on the device of `targets`.
+        padded: As for `sample_classes`.
 
     Returns:
         As of `sample_classes`, with C for min(B, K) classes present.
@@ -74,7 +86,13 @@ def sample_absent_classes(
     count = present.sum(dtype=torch.float64)
     kept = count + (absent_ratio * (num_classes - count)).round()
     classes.masked_fill_(torch.arange(len(classes), device=classes.device) >= kept, num_classes)
-    return classes.sort().values
+    return _sorted(classes, num_classes, padded)
+
+
+def _sorted(classes: Tensor, num_classes: int, padded: bool) -> Tensor:
+    """Classes in their order, with or without what fills them up."""
+    classes = classes.sort().values
+    return classes if padded else classes[classes < num_classes]
 
 
 def _present_classes(targets: Tensor, num_classes: int) -> tuple[Tensor, int]:
@@ -111,7 +129,7 @@ def bce_joint_loss(
         weight: Classifier vectors w, shape (K, D), any norm; used L2-normalised.
         bias: Shape (K,), or None.
         targets: Hard, long (B,), or soft, float (B, K) in [0, 1].
-        classes: Kept classes, sorted long (C,), as `sample_classes` draws them, K for none; None keeps all K.
+        classes: Kept classes, sorted long (C,), as `sample_classes` draws them, padded or not; None keeps all K.
         class_weights: Factor of a sample of each class, shape (K,), as `class_balanced_weights` gives them.
         soft_targets: What a soft target costs, "full" or "positive", see `cross_entropy.bce_rows`.
         **normalisation: `normalize_classifier` and `normalize_features`, see `normalized_linear`.

@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,38 @@ def fault_on_one_image(backbone: nn.Module, size: Sequence[int], *, training: bo
         except Exception as error:  # whatever a model's forward raises
             return error
     return None
+
+
+@torch.no_grad()
+def convolutions_wider_than_maps(backbone: nn.Module, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Padded convolutions whose stride is larger than the map that reaches them, at images of size (C, H, W).
+
+    On a CPU, torch leaves parts of the weight gradient of such a one unset in bfloat16, so that it holds whatever lay
+    there. Measured with torch 2.14 on AVX-512 with bf16: wrong for kernels of 2 to 7, strides of 2 to 8, in one, two
+    and three dimensions, dense and in groups, wherever the stride exceeds the width (a stride of 2 on 1 x 1, of 4 on
+    3 x 3); right for all maps as wide as the stride, kernels of 1, dilated and depthwise convolutions, and those
+    without padding (timm's "same" pads before). Heights, harmless there, are looked at too, and so are groups of 8
+    channels.
+
+    Returns:
+        By their names in the backbone, the size (H, W) of the first such map of each, from a forward pass of a copy.
+    """
+    backbone = copy.deepcopy(backbone).cpu().float().eval()
+    found: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        sizes = tuple(inputs[0].shape[2:])
+        axes = zip(layer.kernel_size, layer.stride, layer.padding, layer.dilation, sizes, strict=True)
+        if any(k > 1 and stride > n and pad and gap == 1 for k, stride, pad, gap, n in axes):
+            found.setdefault(name, sizes)
+
+    for name, layer in backbone.named_modules():
+        if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or isinstance(layer.padding, str):
+            continue
+        if layer.groups == 1 or layer.groups < layer.in_channels:
+            layer.register_forward_pre_hook(partial(look, name))
+    backbone_features(backbone, torch.zeros(1, *size))
+    return found
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from bce3s_hf.data.class_names import check_same_class_names
 from bce3s_hf.losses import (
     CONTRASTIVE_LOSSES,
     JOINT_LOSSES,
@@ -33,6 +34,7 @@ from bce3s_hf.models.backbone import (
 )
 from bce3s_hf.models.configuration import BCE3SConfig, check_class_groups
 from bce3s_hf.models.heads import NormalizedLinear, Projector, PrototypeBank
+from bce3s_hf.models.label_maps import known_class_names
 from bce3s_hf.models.timm_folder import export, pretrained_arguments
 
 
@@ -95,6 +97,8 @@ class BCE3SForImageClassification(PreTrainedModel):
             values = getattr(config, name)
             if values is not None and len(values) != config.num_labels:
                 setattr(config, name, None)
+        if config.class_counts is None:  # by which alone the bias starts elsewhere than at zero
+            config.prior_bias = False
         check_class_groups(config.uniformity, config.class_groups)
         self.backbone, feature_dim = create_backbone(config.backbone, **config.backbone_kwargs)
         self.classifier = NormalizedLinear(
@@ -139,6 +143,8 @@ class BCE3SForImageClassification(PreTrainedModel):
             ValueError: If timm does not know the backbone, it has no linear classifier or cannot read images of that
                 size, and for bad settings.
         """
+        if config.get("prior_bias") and class_counts is None:
+            raise ValueError("prior_bias True needs the class prior; give class_counts, by which it is set")
         architecture, saved_kwargs = architecture_of(name)
         kwargs = {**saved_kwargs, **image_size_kwargs(architecture, image_size), **(backbone_kwargs or {})}
         if image_size is not None and kwargs.get("img_size", image_size) != image_size:
@@ -352,22 +358,16 @@ class BCE3SForImageClassification(PreTrainedModel):
         """The form of soft targets, for a loss that has two."""
         return {"soft_targets": self.config.soft_targets} if form == "bce" else {}
 
-    def check_class_names(self, names: Sequence[str]) -> None:
-        """Raise ValueError unless the classes of a dataset, in the order of their labels, are those of the model."""
+    def check_class_names(self, names: Sequence[str], of: str = "the dataset") -> None:
+        """Raise ValueError unless the classes of a dataset, in the order of their labels, are those of the model.
+
+        Args:
+            names: Of the classes of the dataset. Of a model without names, only their number counts.
+            of: What the dataset is called in the message.
+        """
         config = self.config
-        known = [config.id2label[label] for label in range(config.num_labels)]
-        if len(names) != len(known):
-            raise ValueError(
-                f"the dataset has {len(names)} classes, the checkpoint {len(known)}; give that it was trained on"
-            )
-        different = [label for label, name in enumerate(names) if name != known[label]]
-        if different and known != [f"LABEL_{label}" for label in range(len(known))]:  # transformers': no names given
-            first = different[0]
-            order = "; the same names in another order" if sorted(names) == sorted(known) else ""
-            raise ValueError(
-                f"class {first} is {names[first]!r} in the dataset, {known[first]!r} in the checkpoint "
-                f"({len(different)} of {len(known)} differ{order}); give the dataset it was trained on"
-            )
+        if known_class_names(config) is not None or len(names) != config.num_labels:
+            check_same_class_names(names, of, [*config.id2label.values()], "the model")
 
     def update_bank(self, projections: Tensor, labels: Tensor) -> None:
         """After the backward pass: store each class's last projection, of z (B, P) with hard labels (B,)."""

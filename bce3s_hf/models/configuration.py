@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.models.backbone import LOADING
+from bce3s_hf.models.label_maps import check_label2id, label_of_each_name, named_classes
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
 PUBLISHED_KEY = "bce3s"
@@ -16,6 +17,7 @@ _HELD_BY_TIMM = ("backbone", "backbone_kwargs", "data_config")  # in a published
 MAX_CLASSES = 1_000_000  # transformers makes a name for each before a model could refuse them
 _CODE = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 _CODE += ("_experts_implementation", "_experts_implementation_internal", "quantization_config", "transformers_weights")
+_OF_CLASSES = ("num_labels", "id2label", "label2id")
 _DATA_SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -76,11 +78,15 @@ def _check_backbone(backbone: str, backbone_kwargs: dict[str, Any]) -> None:
 
 
 def _check_number_of_classes(num_labels: Any, id2label: Any) -> None:
-    """Raise ValueError for more classes than `MAX_CLASSES`, before anything of their size is made."""
+    """Raise ValueError for two numbers of classes, or more than `MAX_CLASSES`, before anything of the size is made."""
     if num_labels is not None and (type(num_labels) is not int or not 0 < num_labels <= MAX_CLASSES):
         raise ValueError(f"num_labels must be a whole number in [1, {MAX_CLASSES:,}], got {reprlib.repr(num_labels)}")
     if id2label is not None and not (isinstance(id2label, dict) and len(id2label) <= MAX_CLASSES):
         raise ValueError(f"id2label must be a dict of at most {MAX_CLASSES:,} classes, got {reprlib.repr(id2label)}")
+    if None not in (num_labels, id2label) and num_labels != len(id2label):
+        raise ValueError(
+            f"num_labels {num_labels} contradicts id2label, which names {len(id2label)} classes; leave num_labels out"
+        )
 
 
 def _check_types(whole: dict[str, Any], numbers: dict[str, Any], lists: dict[str, Any]) -> None:
@@ -121,7 +127,8 @@ class BCE3SConfig(PreTrainedConfig):
         prior_bias: Whether the bias started at the log-odds of the class prior; set by `from_timm`.
         data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
         score_thresholds: For each class the score below which the answer is "none of these", in [0, 1], shape (K,).
-        **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels` or `id2label`.
+        **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels`, or `id2label`: the name of each class by its
+            number, from 0. `label2id` follows from that.
 
     Raises:
         ValueError: Naming the setting that is out of its range.
@@ -155,6 +162,8 @@ class BCE3SConfig(PreTrainedConfig):
         backbone_kwargs = {} if backbone_kwargs is None else backbone_kwargs
         _check_backbone(backbone, backbone_kwargs)
         _check_number_of_classes(kwargs.get("num_labels"), kwargs.get("id2label"))
+        if kwargs.get("id2label") is None and kwargs.get("label2id") is not None:
+            raise ValueError("label2id follows from id2label, which is not given; give id2label alone")
         _check_types(
             {"projection_dim": projection_dim},
             {"lambda_ss": lambda_ss, "lambda_cc": lambda_cc, "contrastive_temperature": contrastive_temperature},
@@ -199,6 +208,27 @@ class BCE3SConfig(PreTrainedConfig):
         self.score_thresholds = score_thresholds
         super().__init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep `label2id` the inverse of `id2label`, whoever sets one of them."""
+        if name == "id2label" and value is not None:
+            value = named_classes(value)
+            super().__setattr__("label2id", label_of_each_name(value))
+        elif name == "label2id" and self.id2label is not None:
+            check_label2id(value, self.id2label)
+            value = label_of_each_name(self.id2label)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; other classes that are given here replace all that the dictionary says of its own."""
+        given = {name: kwargs.pop(name) for name in _OF_CLASSES if name in kwargs}
+        given = {name: value for name, value in given.items() if value is not None}
+        known = config_dict.get("id2label")
+        number = len(known) if isinstance(known, dict) else None
+        if "id2label" in given or given.get("num_labels", number) != number:
+            config_dict = {name: value for name, value in config_dict.items() if name not in _OF_CLASSES}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
@@ -239,7 +269,6 @@ def _from_published(settings: dict[str, Any]) -> dict[str, Any]:
             "backbone_kwargs": settings.get("model_args", {}),
             "data_config": {name: cfg[name] for name in _DATA_SETTINGS},
             "id2label": dict(enumerate(names)),
-            "label2id": {name: label for label, name in enumerate(names)},
             **settings[PUBLISHED_KEY],
         }
     except (KeyError, TypeError) as error:

@@ -39,10 +39,8 @@ NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and
 
 
 def computes_bf16(use_cpu: bool) -> bool:
-    """Whether the device that will be trained on has bfloat16 arithmetic, rather than software for it."""
-    if use_cpu:
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether to train in bfloat16: on a GPU that has it in hardware; on CPUs that have it, it may well be slower."""
+    return not use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @dataclass
@@ -52,8 +50,8 @@ class BCE3STrainingArguments(TrainingArguments):
     The Trainer copies those annotated `in_config` into the model's configuration, so that a checkpoint says how it was
     trained. Defaults are the authors' for CIFAR-100-LT with one view. Of transformers' own, these differ: SGD with
     momentum 0.9 and no gradient clipping (the loss is a sum over K classes, a norm of 1 would clip nearly every step),
-    cosine schedule, logging every epoch, and bfloat16 where the hardware computes in it, unless `fp16` or the
-    `mixed_precision` of `accelerate launch` says otherwise.
+    cosine schedule, logging every epoch, and bfloat16 on a GPU that computes in it, unless `fp16` or the
+    `mixed_precision` of `accelerate launch` says otherwise. On a CPU the default is float32.
 
     Raises:
         ValueError: Naming the argument that is out of its range.
@@ -195,7 +193,7 @@ class BCE3STrainingArguments(TrainingArguments):
     bf16: Annotated[bool | None, Option("optimization")] = field(
         default=None,
         metadata={
-            "help": "Compute in bfloat16; left out, where the hardware does so itself.",
+            "help": "Compute in bfloat16; left out, on a GPU that does so itself.",
             "nargs": "?",  # `--bf16` alone is True, as for the other switches
             "const": True,
         },
@@ -284,7 +282,8 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError(f"optim_args must be options as k=v, separated by commas, got {self.optim_args!r}")
         if self.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: give soft labels instead"
+                f"label_smoothing_factor {self.label_smoothing_factor} is of no use here: labels are soft only in the "
+                "mixed views of mixup_alpha and cutmix_alpha; leave it out"
             )
         if HubStrategy(self.hub_strategy) is not HubStrategy.END:
             raise ValueError(f"hub_strategy must be end, got {self.hub_strategy!r}: checkpoints stay on the disk")

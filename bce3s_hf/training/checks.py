@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from bce3s_hf.data import ImageDataset
+from bce3s_hf.data.class_names import class_names_of
 from bce3s_hf.evaluation.compact_predictions import compact_metrics
 from bce3s_hf.evaluation.metrics import WORST_CLASS, lower_is_better
 from bce3s_hf.models import BCE3SForImageClassification
-from bce3s_hf.models.backbone import fault_on_one_image
+from bce3s_hf.models.backbone import convolutions_wider_than_maps, fault_on_one_image
+from bce3s_hf.models.label_maps import known_class_names
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 
 
@@ -57,17 +60,46 @@ def check_uniformity(model: BCE3SForImageClassification, args: BCE3STrainingArgu
         raise ValueError(f"uniformity_rows must be at most the {num_classes} classes, got {rows}")
 
 
+def check_precision(model: BCE3SForImageClassification, args: BCE3STrainingArguments) -> None:
+    """Refuse bfloat16 on a CPU for a backbone of which torch computes a gradient wrongly in it."""
+    config, half_weights = model.config, model.dtype == torch.bfloat16
+    on_cpu = args.device.type == "cpu"
+    if not on_cpu or not (args.bf16 or half_weights) or args.train_only_classifier or config.data_config is None:
+        return
+    size = config.data_config["input_size"]
+    found = convolutions_wider_than_maps(model.backbone, size)
+    if found:
+        layer, sizes = next(iter(found.items()))
+        remedy = "load the model with dtype=torch.float32" if half_weights else "leave bf16 out, or set it to False"
+        raise ValueError(
+            f"bf16 on a CPU: torch computes a wrong gradient of {layer!r} of backbone {config.backbone!r}, a "
+            f"convolution that strides over a map of {' x '.join(map(str, sizes))} where images are "
+            f"{' x '.join(map(str, size[1:]))}; give a larger image_size, or {remedy}"
+        )
+
+
+def check_class_names(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> None:
+    """Refuse a dataset, called `name`, whose classes have other names than those of the model, or in another order."""
+    names = class_names_of(dataset)
+    if names is not None:
+        model.check_class_names(names, name)
+
+
 def check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> np.ndarray:
     """Labels of a dataset, int (N,), all of them classes of the model."""
     if not hasattr(dataset, "labels"):
         raise ValueError(f"{name} must have an attribute `labels`, int (N,); wrap it in bce3s_hf.ImageDataset")
     labels = np.asarray(dataset.labels)
-    if not len(labels):
+    if not labels.size:
         raise ValueError(f"{name} is empty")
-    names = getattr(dataset, "class_names", None)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"the labels of {name} must be int (N,), the class of each image, got {labels.dtype} {labels.shape}"
+        )
+    if len(labels) != len(dataset):
+        raise ValueError(f"{name} has {len(dataset)} images but {len(labels)} labels; give those of its images")
+    check_class_names(dataset, model, name)
     num_classes = model.config.num_labels
-    if names is not None and len(names) != num_classes:
-        raise ValueError(f"{name} has {len(names)} classes, the model num_labels={num_classes}; make them agree")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
             f"{name} has labels from {labels.min()} to {labels.max()}, the model num_labels={num_classes}; labels "
@@ -76,13 +108,28 @@ def check_labels(dataset: Dataset, model: BCE3SForImageClassification, name: str
     return labels
 
 
+def check_batch_labels(labels: torch.Tensor, model: BCE3SForImageClassification, *, training: bool) -> None:
+    """Refuse soft labels (B, K), but in training without a prototype bank: it holds projections of plain images."""
+    if not labels.is_floating_point() or (training and "loss_contrastive" not in model.loss_scales()):
+        return
+    remedy = "give whole numbers: an evaluation goes by one class an image"
+    if training:
+        remedy = "mix images by mixup_alpha or cutmix_alpha, or make the model with contrastive 'none'"
+    raise ValueError(
+        f"labels of a batch must be int (B,), the class of each image, got {labels.dtype} {tuple(labels.shape)}; "
+        f"{remedy}"
+    )
+
+
 def prepare_datasets(
     model: BCE3SForImageClassification,
     args: BCE3STrainingArguments,
     train_dataset: Dataset | None,
     eval_dataset: Dataset | dict[str, Dataset] | None,
 ) -> tuple[Dataset | None, Dataset | dict[str, Dataset] | None]:
-    """Check the data against the model, hold out validation images if asked, and tell the model its class counts.
+    """Check the data against the model, hold out validation images if asked, and tell the model what it does not know.
+
+    That is its class counts, and the names of its classes where it has none.
 
     Args:
         model: A BCE3S classifier.
@@ -106,12 +153,24 @@ def prepare_datasets(
         if args.validation_fraction:
             train_dataset, validation = train_dataset.hold_out(args.validation_fraction, args.seed)
             eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
+    _take_class_names(model, train_dataset, *_by_name(eval_dataset).values())
+    if train_dataset is not None:
         model.config.class_counts = _class_counts(train_dataset, model).tolist()
     if model.config.class_counts is None:
         raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
     for name, dataset in _by_name(eval_dataset).items():
         check_labels(dataset, model, f"eval_dataset {name!r}")
     return train_dataset, eval_dataset
+
+
+def _take_class_names(model: BCE3SForImageClassification, *datasets: Dataset | None) -> None:
+    """A model whose classes have no names takes those of the first dataset that has some."""
+    if known_class_names(model.config) is not None:
+        return
+    found = (class_names_of(dataset) for dataset in datasets if dataset is not None)
+    names = next((names for names in found if names is not None), None)
+    if names is not None and len(names) == model.config.num_labels:
+        model.config.id2label = dict(enumerate(names))
 
 
 def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:

@@ -32,10 +32,13 @@ from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.callbacks import OWN_WEIGHTS_FILE, EpochCallback, WeightAverage, unwrapped
 from bce3s_hf.training.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
 from bce3s_hf.training.checks import (
+    check_batch_labels,
     check_batches,
     check_best_metric,
+    check_class_names,
     check_model_and_arguments,
     check_own_metrics,
+    check_precision,
     check_uniformity,
     prepare_datasets,
 )
@@ -63,7 +66,10 @@ class BCE3STrainer(Trainer):
     loss scaling lets overflow, end it where they did in more than 40 steps on end; those that FSDP and DeepSpeed
     shard are not looked at.
 
-    Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has.
+    Training and evaluation datasets have an attribute `labels`, int (N,), as `ImageDataset` has. Where they name their
+    classes, the names must be those of the model, in one order; a model without names takes those of the data. Soft
+    labels (K,) of an item, such as a collator makes them, are for training with contrastive "none" alone, where the
+    joint loss then runs over all classes.
 
     `predict` returns logits, float32 (N, K), and a `compute_metrics` of your own gets them. Without one, the metrics
     are those of this package, and `evaluate`, which needs class and score of each image alone, holds no logits.
@@ -151,6 +157,7 @@ class BCE3STrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         args = self.args
         check_uniformity(self.model, args)
+        check_precision(self.model, args)
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
         settings |= {"repeat_threshold": args.repeat_threshold, "num_epochs": self._num_epochs(len(dataset))}
         first = LongTailSampler(dataset.labels, args.sampler, power=args.sampler_power, **settings)
@@ -175,12 +182,18 @@ class BCE3STrainer(Trainer):
         batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
         return math.ceil(args.max_steps / max(1, math.ceil(batches / args.gradient_accumulation_steps)))
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """As in transformers, but `dataloader_drop_last` drops training images only, never images to evaluate on."""
+    def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """As in transformers, but `dataloader_drop_last` drops training images only, never images to evaluate on.
+
+        Raises:
+            ValueError: If images to evaluate or to predict on are of other classes than the model's.
+        """
+        if not is_training:
+            check_class_names(dataset, self.model, "the dataset to evaluate on")
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -215,7 +228,12 @@ class BCE3STrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term."""
+        """Total loss of a batch; in training with mixed views, sampled classes and, at first, no contrastive term.
+
+        Raises:
+            ValueError: For soft labels, but in training without a prototype bank.
+        """
+        check_batch_labels(inputs["labels"], self.model, training=model.training)
         if not model.training:
             outputs = model(**inputs, **self._draw_rows(inputs["labels"].device))
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
@@ -481,7 +499,7 @@ class BCE3STrainer(Trainer):
         if ratio == 1:
             return None
         generator = torch.Generator(labels.device).manual_seed(self._step_seed())
-        return draw(labels, self.model.config.num_labels, ratio, generator)
+        return draw(labels, self.model.config.num_labels, ratio, generator, padded=True)
 
     def _draw_rows(self, device: torch.device) -> dict[str, Tensor]:
         """The argument that says which classes the sampled uniformity loss of this step averages over, if it is."""

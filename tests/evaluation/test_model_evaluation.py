@@ -140,13 +140,13 @@ def images(names, *labels):
     ("counts", "test", "message"),
     [
         (None, images("0123456789", 0, 1), "was never trained: its configuration has no class_counts"),
-        (range(10), images("012", 0, 1), "the dataset has 3 classes, the checkpoint 10; give that it was trained on"),
+        (range(10), images("012", 0, 1), "the dataset has 3 classes, the model 10; make them agree"),
         (
             range(10),
             images("0123456798", 0, 1),
-            r"class 8 is '9' in the dataset, '8' in the checkpoint \(2 of 10 differ; the same names in another order",
+            r"class 8 is '9' in the dataset, '8' in the model \(2 of 10 differ; the same names in another order",
         ),
-        (range(10), images("012345678x", 0, 1), r"class 9 is 'x' .*, '9' in the checkpoint \(1 of 10 differ\); give"),
+        (range(10), images("012345678x", 0, 1), r"class 9 is 'x' .*, '9' in the model \(1 of 10 differ\); give"),
         (range(10), images("0123456789", 4, 4), "test split has 2 images of fewer than 2 classes; give another"),
     ],
 )

@@ -344,7 +344,7 @@ def test_other_data_than_the_first_stages_is_refused(runs, digit_splits):
         run_second_stage(str(runs.folder), digit_splits, runs.args, runs.data_args, stage)
     names = [str(number) for number in range(10)]
     model = BCE3SForImageClassification.from_timm("resnet20_cifar", id2label=dict(enumerate(names[::-1])))
-    with pytest.raises(ValueError, match="class 0 is '0' in the dataset, '9' in the checkpoint"):
+    with pytest.raises(ValueError, match="class 0 is '0' in train_dataset, '9' in the model"):
         second_stage.trainer_of_checkpoint(model, digit_splits, runs.args, runs.data_args)
 
 

@@ -294,7 +294,17 @@ def generator(seed=0):
 def test_sample_is_the_batch_alone_where_that_exceeds_the_ratio(soft):
     targets = torch.eye(5)[LABELS] if soft else LABELS
     filled_up = [5, 5] if soft else [5]  # to K, or to B
-    assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3, *filled_up]
+    assert sample_classes(targets, 5, 0.4, generator()).tolist() == [0, 1, 3]
+    assert sample_classes(targets, 5, 0.4, generator(), padded=True).tolist() == [0, 1, 3, *filled_up]
+
+
+@pytest.mark.parametrize(("draw_from", "share"), [(sample_classes, 0.2), (sample_absent_classes, 0.1)])
+def test_classes_index_the_logits_unless_they_are_padded(draw_from, share):
+    labels = torch.tensor([7, 7, 2, 7, 2, 7])
+    classes = draw_from(labels, 10, share, generator())
+    assert torch.randn(6, 10)[:, classes].shape[1] == len(classes) == {0.2: 2, 0.1: 3}[share]
+    padded = draw_from(labels, 10, share, generator(), padded=True)
+    assert padded.tolist() == [*classes.tolist(), *[10] * (len(padded) - len(classes))] and len(padded) > len(classes)
 
 
 def test_kept_absent_classes_are_equally_likely():
@@ -330,13 +340,13 @@ def test_gathered_and_filled_up_classes_match_reference(form, gathered, monkeypa
 def test_number_of_classes_does_not_depend_on_the_labels():
     rng = generator()
     batches = [torch.randint(100, (64,), generator=rng) for _ in range(5)]
-    assert {len(sample_classes(labels, 100, 0.4, rng)) for labels in batches} == {64}
-    assert {len(sample_classes(labels, 1000, 0.4, rng)) for labels in batches} == {400}
+    assert {len(sample_classes(labels, 100, 0.4, rng, padded=True)) for labels in batches} == {64}
+    assert {len(sample_classes(labels, 1000, 0.4, rng, padded=True)) for labels in batches} == {400}
 
 
 def test_soft_class_of_any_weight_is_present():
     targets = torch.tensor([[0, 1e-6, 0, 0, 0, 0], [0, 0, 0, 0, 1 - 1e-6, 0]])
-    assert sample_classes(targets, 6, 0.1, generator()).tolist() == [1, 4, 6, 6, 6, 6]
+    assert sample_classes(targets, 6, 0.1, generator()).tolist() == [1, 4]
 
 
 def test_ratio_one_keeps_all():

@@ -11,6 +11,7 @@ from bce3s_hf.models.backbone import (
     SUITABLE,
     backbone_data_config,
     backbone_features,
+    convolutions_wider_than_maps,
     create_backbone,
     image_size_kwargs,
     input_size,
@@ -211,3 +212,40 @@ def test_data_config_averages_the_colours_where_channels_differ(channels):
     assert config["input_size"] == [channels, 32, 32]
     assert config["mean"] == pytest.approx([(0.4914 + 0.4822 + 0.4465) / 3] * channels)
     assert config["std"] == pytest.approx([(0.2023 + 0.1994 + 0.2010) / 3] * channels)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "found"),
+    [
+        (nn.Conv2d(4, 4, 3, 2, 1), (1, 1), True),
+        (nn.Conv2d(4, 4, 3, 2, 1), (2, 2), False),
+        (nn.Conv2d(4, 4, 3, 1, 1), (1, 1), False),
+        (nn.Conv2d(4, 4, 7, 4, 3), (3, 3), True),
+        (nn.Conv2d(4, 4, 7, 4, 3), (4, 4), False),
+        (nn.Conv2d(4, 4, 1, 2), (1, 1), False),
+        (nn.Conv2d(4, 4, 3, 2, 1, groups=2), (1, 1), True),
+        (nn.Conv2d(4, 4, 3, 2, 1, groups=4), (1, 1), False),
+        (nn.Conv2d(4, 4, 3, 2, 2, dilation=2), (1, 1), False),
+        (nn.Conv2d(4, 4, 3, 4), (3, 3), False),
+        (nn.Conv2d(4, 4, 3, padding="same"), (1, 1), False),
+    ],
+)
+def test_convolution_wider_than_its_map_is_found(layer, size, found, monkeypatch):
+    monkeypatch.setattr("bce3s_hf.models.backbone.backbone_features", lambda backbone, images: backbone(images))
+    backbone = nn.Sequential(nn.Identity(), layer.to(torch.bfloat16))
+    assert convolutions_wider_than_maps(backbone, (4, *size)) == ({"1": size} if found else {})
+    assert layer.weight.dtype == torch.bfloat16 and not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "found"),
+    [
+        ("test_resnet", 8, {"layer3.0.conv2": (1, 1), "layer4.0.conv1": (1, 1)}),
+        ("test_resnet", 32, {}),
+        ("test_efficientnet", 8, {}),
+        ("resnet20_cifar", 8, {}),
+    ],
+)
+def test_convolutions_wider_than_their_maps_at_an_image_size(name, image_size, found):
+    backbone, _ = create_backbone(name)
+    assert convolutions_wider_than_maps(backbone, (3, image_size, image_size)) == found

@@ -51,7 +51,7 @@ def operators_of_a_step(monkeypatch):
         features = torch.randn(3 * batch, model.backbone.num_features, requires_grad=True)
         labels, targets = torch.randint(num_classes, (batch,)), torch.rand(2 * batch, num_classes)
         with Operators() as operators:
-            classes = sample_classes(labels, num_classes, 0.4)
+            classes = sample_classes(labels, num_classes, 0.4, padded=True)
             output = model(features, labels=labels, mixed_targets=targets, classes=classes)
             output.loss.backward()
             model.update_bank(output.projections.detach(), labels)
@@ -99,7 +99,7 @@ def test_forward_compiles_to_one_graph_with_the_same_gradients(num_classes, unif
         "labels": labels,
         "mixed_targets": torch.rand(8, num_classes),
     }
-    inputs["classes"] = sample_classes(labels, num_classes, 0.4)
+    inputs["classes"] = sample_classes(labels, num_classes, 0.4, padded=True)
     inputs["uniformity_rows"] = torch.tensor([3, 0]) if uniformity == "bce_sampled" else None
     found = {}
     for name, function in (("eager", model), ("graph", torch.compile(model, backend="aot_eager", fullgraph=True))):

@@ -7,6 +7,7 @@ import torch
 from transformers import HfArgumentParser
 
 from bce3s_hf import BCE3STrainingArguments
+from bce3s_hf.training.arguments import computes_bf16
 
 BY_ACCURACY = {"eval_strategy": "epoch", "metric_for_best_model": "accuracy"}
 REFUSED = [
@@ -221,13 +222,19 @@ def test_learning_rate_is_scaled_from_its_batch_to_that_of_a_step(tmp_path):
     assert make(tmp_path, **settings).scaled_learning_rate == 0.1
 
 
-def test_bfloat16_is_the_default_where_the_hardware_has_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("native", [False, True])
+def test_bfloat16_is_the_default_on_a_gpu_that_has_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert computes_bf16(use_cpu=False) == native
+    assert not computes_bf16(use_cpu=True)
+
+
+def test_float32_is_the_default_on_a_cpu_whatever_it_has(tmp_path, monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    for native in (False, True):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
-        assert make(tmp_path).bf16 == native
-        assert make(tmp_path, bf16=not native).bf16 != native
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert not make(tmp_path).bf16 and make(tmp_path, bf16=True).bf16
     for launched in ("fp16", "bf16"):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
         args = make(tmp_path)

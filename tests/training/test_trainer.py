@@ -557,7 +557,7 @@ class TestWrongData:
     def test_other_number_of_classes(self, parts):
         _, args, dataset = parts
         model = BCE3SForImageClassification.from_timm("resnet20_cifar", num_labels=7)
-        with pytest.raises(ValueError, match="train_dataset has 10 classes, the model num_labels=7"):
+        with pytest.raises(ValueError, match="train_dataset has 10 classes, the model 7; make them agree"):
             BCE3STrainer(model, args, train_dataset=dataset)
 
     def test_label_out_of_range(self, parts):

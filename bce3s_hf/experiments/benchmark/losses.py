@@ -49,7 +49,9 @@ class RandomHead:
         count, device = len(self.weight), self.weight.device
         return {
             JOINT: lambda: bce_joint_loss(*self.for_joint),
-            PART: lambda: bce_joint_loss(*self.for_joint, classes=sample_classes(self.labels, count, RATIO)),
+            PART: lambda: bce_joint_loss(
+                *self.for_joint, classes=sample_classes(self.labels, count, RATIO, padded=True)
+            ),
             CONTRASTIVE: lambda: bce_contrastive_loss(*self.for_contrastive, seen=self.bank.seen),
             UNIFORMITY: lambda: bce_uniformity_loss(self.weight),
             SAMPLED: lambda: sampled_uniformity_loss(self.weight, torch.randperm(count, device=device)[:ROWS]),

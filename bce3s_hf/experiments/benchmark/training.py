@@ -62,7 +62,7 @@ def three_view_step(model: BCE3SForImageClassification, images: Tensor, labels: 
     def step() -> None:
         drawn = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "seed": next(seeds)}
         views, targets = mixed_views(originals, own, partners, others, num_classes, **drawn)
-        classes = sample_classes(own, num_classes, RATIO)
+        classes = sample_classes(own, num_classes, RATIO, padded=True)
         output = model(torch.cat([originals, views]), labels=own, mixed_targets=targets, classes=classes)
         output.loss.backward()
         model.update_bank(output.projections.detach(), own)
@@ -123,7 +123,8 @@ def plain_epoch(model: BCE3SForImageClassification, images: StackDataset, batch_
     optimizer = _sgd(model, weight_decay=5e-3)
     for batch in DataLoader(images, batch_size, sampler=LongTailSampler(images.labels, "instance")):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
-        output = model(**inputs, classes=sample_classes(inputs["labels"], model.config.num_labels, RATIO))
+        classes = sample_classes(inputs["labels"], model.config.num_labels, RATIO, padded=True)
+        output = model(**inputs, classes=classes)
         output.loss.backward()
         model.update_bank(output.projections.detach(), inputs["labels"])
         optimizer.step()
