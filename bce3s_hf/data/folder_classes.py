@@ -39,21 +39,21 @@ def class_names(folder: str, found: list[FoundFile], images: dict[str, list[str]
     Raises:
         ValueError: If another split has images of a class without training images.
     """
-    of_split = {split: sorted({class_of(path) for path in paths}) for split, paths in images.items()}
+    of_split = {split: {class_of(path) for path in paths} for split, paths in images.items()}
     train, *others = images
-    names = of_split[train]
+    names = sorted(of_split[train])
     inside = (posixpath.split(file.path) for file in found if file.kind == "folder")
-    empty = [name for place, name in inside if place == start[train][:-1] and name not in names]
+    empty = [name for place, name in inside if place == start[train][:-1] and name not in of_split[train]]
     if empty:
         warnings.warn(f"dataset {folder!r}: folders without images are no classes: {first_ten(empty)}", stacklevel=4)
     for test in others:
-        unknown = [name for name in of_split[test] if name not in names]
+        unknown = sorted(of_split[test] - of_split[train])
         if unknown:
             raise ValueError(
                 f"dataset {folder!r} has {len(unknown)} classes in {test!r} that {train!r} lacks: "
                 f"{first_ten(unknown)}; add training images of them, or remove them"
             )
-        untested = [name for name in names if name not in of_split[test]]
+        untested = sorted(of_split[train] - of_split[test])
         if untested:
             warnings.warn(
                 f"dataset {folder!r}: {len(untested)} of {len(names)} classes have no images in {test!r}: "
