@@ -2,10 +2,11 @@
 
 import os
 import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -91,17 +92,17 @@ def read_metadata(folder: str, place: str) -> Metadata:
         place: Path of the table in it. The table's paths are relative to where it lies.
 
     Raises:
-        ValueError: If it cannot be read, has no text column `file_name` or a column `image`, or gives an image twice
-            with different values.
+        ValueError: If it cannot be read, has no text column `file_name`, has a column `image` or two of one name, or
+            gives an image twice with different values.
     """
     file = os.path.join(folder, place)
     try:
         table = _read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file!r} cannot be read: {printable(error)}") from error
-    odd = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if pa.types.is_binary(kind)]
-    if odd and place.endswith(".csv"):
-        raise ValueError(f"{file!r} has text in column {odd[0]!r} that is not in UTF-8; save it as CSV in UTF-8")
+    repeats = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if repeats:
+        raise ValueError(f"{file!r} has several columns {repeats[0]!r}; keep one")
     if FILE_NAME not in table.column_names or IMAGE in table.column_names:
         raise ValueError(
             f"{file!r} must have a column {FILE_NAME!r}, with the path of each image relative to it, and none named "
@@ -134,11 +135,26 @@ def read_metadata(folder: str, place: str) -> Metadata:
 
 def _read_table(file: str) -> pa.Table:
     """Text in one block, so that all rows tell the type of a column."""
+    block = min(os.path.getsize(file) + 1, 2**30)
     if file.endswith(".parquet"):
         return pa.parquet.read_table(file)
-    kind = pa.csv if file.endswith(".csv") else pa.json
-    read = pa.csv.read_csv if kind is pa.csv else pa.json.read_json
-    return read(file, read_options=kind.ReadOptions(block_size=min(os.path.getsize(file) + 1, 2**30)))
+    if file.endswith(".jsonl"):
+        return pa.json.read_json(file, pa.json.ReadOptions(block_size=block))
+    options = pa.csv.ReadOptions(block_size=block), pa.csv.ParseOptions(newlines_in_values=True)
+    table = pa.csv.read_csv(file, *options)
+    as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(table.column_names, pa.string()))
+    texts = pa.csv.read_csv(file, *options, as_text).columns
+    columns = [
+        values if _are_numbers(values, text) else text for values, text in zip(table.columns, texts, strict=True)
+    ]
+    return pa.table(columns, table.column_names)
+
+
+def _are_numbers(values: pa.ChunkedArray, text: pa.ChunkedArray) -> bool:
+    """Whether values read from a text are numbers; 01 is not, which would become the same as 1."""
+    if pa.types.is_integer(values.type):
+        return bool(pa.compute.all(pa.compute.equal(values.cast(pa.string()), text)).as_py())
+    return pa.types.is_floating(values.type)
 
 
 def _in_folder(around: str, name: str) -> str:

@@ -62,7 +62,7 @@ def read_image_folder(
     _part_splits(folder, found, images, strays)
     tables = find_metadata(folder, found, start)
     for table in {table.place: table for table in tables.values()}.values():
-        missing = table.row_of.keys() - {file.path for file in found}
+        missing = table.row_of.keys() - {file.path for file in found if file.kind != "folder"}
         strays.add(f"listed in {table.place} but not there", sorted(missing))
         strays.add(f"listed in {table.place} more than once", table.repeated)
     for split, table in tables.items():

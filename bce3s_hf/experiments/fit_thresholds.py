@@ -134,9 +134,10 @@ def _outside_images(name: str) -> Dataset:
         splits = unlabelled_images(name)
     else:
         splits = read_dataset(name)
-    if "test" not in splits and len(splits) > 1:
+    test = next((split for split in splits if split.casefold() == "test"), None)
+    if test is None and len(splits) > 1:
         raise ValueError(f"outside {name!r} has no split 'test' but {', '.join(splits)}; give a dataset with one")
-    dataset = splits["test"] if "test" in splits else next(iter(splits.values()))
+    dataset = next(iter(splits.values())) if test is None else splits[test]
     column = find_image_column(dataset)
     dataset = dataset.select_columns([column])
     if column != IMAGE:

@@ -435,6 +435,18 @@ def test_table_may_number_in_its_later_rows_what_is_text(my):
     assert images["train"]["patient"][:] == ["P7"] and images["train"]["label"][:] == ["NA"]
 
 
+def test_text_of_a_table_stays_as_it_is(my):
+    """Numbers are those that would be written the same: "01" and "1" are two classes."""
+    put(my, *rows("train", "test", number=3))
+    text = 'file_name,label,patient,note\n0.png,01,7,"a\nb"\n1.png,1,,x\n2.png,true,9,y\n'
+    for split in ("train", "test"):
+        (my / split / "metadata.csv").write_text(text)
+    images = read_image_folder("my")["train"]
+    assert images["label"][:] == ["01", "1", "true"] and images["note"][0] == "a\nb"
+    assert images["patient"][:] == [7, None, 9]
+    assert load_images("my")["train"].features["label"].names == ["01", "1", "true"]
+
+
 WRONG_TABLES = {  # rows of the training split beside 0.png and 1.png, what is said, and whether it can be skipped
     "one not listed": ("file_name,label\n0.png,a\n", r"not listed in train/metadata.csv \(1\): train/1.png", True),
     "one not there": (
@@ -463,8 +475,17 @@ WRONG_TABLES = {  # rows of the training split beside 0.png and 1.png, what is s
         "column 'file_name' of '.*' holds int64, not paths with",
         False,
     ),
+    "a column twice": (
+        "file_name,label,label\n0.png,a,a\n1.png,b,b\n",
+        "has several columns 'label'; keep one",
+        False,
+    ),
     "ragged": ("file_name,label\n0.png,a,b\n1.png\n", "metadata.csv' cannot be read: CSV parse error", False),
-    "not UTF-8": ("file_name,label\n0.png,a\n1.png,caf\udce9\n", "text in column 'label' that is not in UTF-8", False),
+    "not UTF-8": (
+        "file_name,label\n0.png,a\n1.png,caf\udce9\n",
+        "metadata.csv' cannot be read: .*invalid UTF8 data",
+        False,
+    ),
 }
 
 
