@@ -4,9 +4,9 @@ import posixpath
 import warnings
 from collections.abc import Collection
 
+from bce3s_hf.data.columns import quoted
 from bce3s_hf.data.folder_metadata import METADATA_NAMES
 from bce3s_hf.data.image_files import FoundFile, walk_folder
-from bce3s_hf.data.list_files import first_ten
 from bce3s_hf.data.split_names import SPLIT_NAMES, TRAIN_NAMES
 
 _DATA_ENDINGS = (".parquet", ".arrow", ".tar", ".zip")
@@ -37,7 +37,7 @@ def find_split_folders(folder: str, found: list[FoundFile], given: Collection[st
 
     Folders of the first level are splits if one is `given`, if each has a name of a split and one is for training, or
     if one for training stands beside others and holds folders of images, or images that a table lists. One that holds
-    images alone is a class beside other classes.
+    images alone is a class beside other classes. Folders without images do not count, but for one for training.
 
     Args:
         folder: Of the dataset, for messages.
@@ -52,7 +52,8 @@ def find_split_folders(folder: str, found: list[FoundFile], given: Collection[st
         if file.kind == "image" and "/" in file.path:
             top, _, rest = file.path.partition("/")
             (nested if "/" in rest else direct).add(top)
-    tops = sorted(direct | nested)
+    empty = {file.path for file in found if "/" not in file.path and file.path.casefold() in TRAIN_NAMES}
+    tops = sorted(direct | nested | empty)
     named = [top for top in tops if top in given or top.casefold() in SPLIT_NAMES]
     training = [top for top in named if top.casefold() in TRAIN_NAMES]
     if not set(given).isdisjoint(tops) or (training and named == tops):
@@ -70,7 +71,7 @@ def find_split_folders(folder: str, found: list[FoundFile], given: Collection[st
         return named
     if named:
         warnings.warn(
-            f"dataset {folder!r}: the folders {first_ten(named)} stand beside others and are taken for classes; if "
+            f"dataset {folder!r}: the folders {quoted(named)} are taken for classes, as those beside them; if "
             "they are splits, give train_split or test_split",
             stacklevel=4,
         )

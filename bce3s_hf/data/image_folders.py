@@ -93,7 +93,7 @@ def _warn_of_folders_left_out(folder: str, found: list[FoundFile], used: list[st
     others = [file.path for file in found if file.kind == "folder" and "/" not in file.path and file.path not in used]
     if others:
         warnings.warn(
-            f"dataset {folder!r}: of its folders, only {quoted(used)} are used; left out are {first_ten(others)}",
+            f"dataset {folder!r}: only the folders {quoted(used)} are used; left out: {first_ten(others)}",
             stacklevel=4,
         )
 

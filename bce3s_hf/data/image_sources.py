@@ -68,7 +68,10 @@ def load_images(
         splits = read_dataset(name)
     train_split, test_split = choose_splits(name, splits, train_split, test_split)
     if test_split is None:
-        raise ValueError(f"dataset {name!r} has no test or validation split, only {quoted(splits)}; give test_split")
+        raise ValueError(
+            f"dataset {name!r} has no test or validation split, only {quoted(splits)}; give test_split, or "
+            "test_fraction to test on a share of the training split"
+        )
     train, test = splits[train_split], splits[test_split]
     image_column, label_column = find_columns(train, image_column, label_column)
     if group_column is not None:

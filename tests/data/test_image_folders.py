@@ -154,7 +154,7 @@ def test_place_tells_split_and_class(my, name):
     put(my, *files)
     with warnings.catch_warnings():
         if {"train_split", "test_split"} & settings.keys():  # of others than these
-            warnings.filterwarnings("ignore", ".*of its folders, only", UserWarning)
+            warnings.filterwarnings("ignore", ".*only the folders", UserWarning)
         images = load_images("my", **settings)
     assert counts(images) == expected
     assert images["train"].features["label"].names == sorted(expected["train"])
@@ -165,15 +165,15 @@ WARNED = {
     "a folder beside the splits": (
         [*HALVES, *rows("train_unlabelled/x", "old-train/cat")],
         BOTH,
-        "of its folders, only 'train', 'test' are used; left out are old-train, train_unlabelled",
+        "only the folders 'train', 'test' are used; left out: old-train, train_unlabelled",
     ),
     "images right in a folder beside": (
         [*HALVES, "plane/0.png"],
         BOTH,
-        "'train', 'test' are used; left out are plane",
+        "'train', 'test' are used; left out: plane",
     ),
-    "validation beside a test": ([*HALVES, *rows("val/cat", "val/emu")], BOTH, "'test' are used; left out are val"),
-    "an empty split": ([*HALVES, "val/"], BOTH, "left out are val"),
+    "validation beside a test": ([*HALVES, *rows("val/cat", "val/emu")], BOTH, "'test' are used; left out: val"),
+    "an empty split": ([*HALVES, "val/"], BOTH, "left out: val"),
     "an empty class": ([*HALVES, "train/emu/"], BOTH, "folders without images are no classes: emu"),
     "a class without test images": (
         [*HALVES, "train/emu/0.png"],
@@ -278,6 +278,8 @@ REFUSED = {
         {"test_split": "val"},
         "no training split, only 'val'; give train_split",
     ),
+    "an empty training split": (["train/", "test/cat/0.png"], {}, "no image in split 'train' that can be used"),
+    "a training split that is gone": (["train -> gone", "test/cat/0.png"], {}, r"broken link \(1\): train"),
     "one split for both": (
         HALVES,
         {"train_split": "train", "test_split": "train"},
@@ -336,7 +338,7 @@ def test_unclear_folder_is_refused(my, name):
 def test_class_named_train_stays_a_class_beside_others(my):
     put(my, *rows("train", "plane", "car", number=2))
     with pytest.warns(
-        UserWarning, match="folders train stand beside others and are taken for classes; if they are sp"
+        UserWarning, match="folders 'train' are taken for classes, as those beside them; if they are sp"
     ):
         images = read_image_folder("my")
     assert counts(images) == {"train": {"car": 2, "plane": 2, "train": 2}}
