@@ -91,6 +91,11 @@ FITTING = {
         {"train_split": "test", "test_split": "train"},
         {"train": {"a": 3}, "test": {"a": 2}},
     ),
+    "training on the test split": (
+        [*rows("train/a"), *rows("test/a", number=2), *rows("val/a", number=3)],
+        {"train_split": "test"},
+        {"train": {"a": 2}, "test": {"a": 3}},
+    ),
     "one of two for testing": (
         [*rows("train/a"), *rows("val/a", number=2), *rows("valid/a")],
         {"test_split": "val"},
@@ -173,6 +178,7 @@ WARNED = {
         "'train', 'test' are used; left out: plane",
     ),
     "validation beside a test": ([*HALVES, *rows("val/cat", "val/emu")], BOTH, "'test' are used; left out: val"),
+    "data files beside": ([*HALVES, "data/train-0.parquet~"], BOTH, "left out: data"),
     "an empty split": ([*HALVES, "val/"], BOTH, "left out: val"),
     "an empty class": ([*HALVES, "train/emu/"], BOTH, "folders without images are no classes: emu"),
     "a class without test images": (
@@ -398,6 +404,15 @@ def test_table_gives_labels_and_further_columns(my, kind):
     assert images["train"].to_dict() | {"image": 0} == {"image": 0, "label": ["a", "b", "a"], "patient": [9, 7, 8]}
     assert [image.getpixel((0, 0))[0] for image in images["train"]["image"]] == [0, 1, 2]
     assert counts(load_images("my")) == {"train": {"a": 2, "b": 1}, "test": {"b": 1}}
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_folder_of_listed_images_is_a_split_beside_others(my, place):
+    put(my, "train/0.png", "plane/0.png")
+    start = "" if place else "train/"
+    table(my / place, file_name=[f"{start}0.png"], label=["a"])
+    with pytest.warns(UserWarning, match="only the folders 'train' are used; left out: plane"):
+        assert read_image_folder("my")["train"]["label"][:] == ["a"]
 
 
 @pytest.mark.parametrize("columns", [{"species": ["x", "y", "x", "y"]}, {"patient": [1, 2, 1, 2]}])
