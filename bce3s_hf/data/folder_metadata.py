@@ -134,7 +134,7 @@ def read_metadata(folder: str, place: str) -> Metadata:
 
 
 def _read_table(file: str) -> pa.Table:
-    """Text in one block, so that all rows tell the type of a column."""
+    """Text is read in one block, since a row may be of any length."""
     block = min(os.path.getsize(file) + 1, 2**30)
     if file.endswith(".parquet"):
         return pa.parquet.read_table(file)

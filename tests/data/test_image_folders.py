@@ -427,6 +427,15 @@ def test_one_table_for_both_splits_leaves_classes_to_the_folders(my, columns):
         assert counts(load_images("my", label_column="species")) == {split: {"x": 1, "y": 1} for split in BOTH}
 
 
+@pytest.mark.parametrize("depth", ["", "2020/01/"])
+def test_images_lie_anywhere_if_a_given_column_of_their_table_has_the_labels(my, depth):
+    put(my, f"train/{depth}0.png", f"test/{depth}0.png")
+    table(my, file_name=[f"{split}/{depth}0.png" for split in ("train", "test")], species=["x", "x"])
+    assert counts(load_images("my", label_column="species")) == {"train": {"x": 1}, "test": {"x": 1}}
+    with pytest.raises(ValueError, match="deeper than train/CLASS/FILE" if depth else "cannot tell the label column"):
+        load_images("my")
+
+
 def test_table_of_class_labels_keeps_their_names(my):
     put(my, "train/0.png", "train/1.png", "test/0.png")
     features = Features({"file_name": Value("string"), "kind": ClassLabel(names=["owl", "emu"])})
@@ -438,7 +447,7 @@ def test_table_of_class_labels_keeps_their_names(my):
     assert images["train"]["label"][:] == [1, 0] and images["test"]["label"][:] == [1]
 
 
-def test_table_may_number_in_its_later_rows_what_is_text(my):
+def test_all_rows_of_a_table_tell_the_type_of_a_column(my):
     put(my, "train/0.png", "test/0.png")
     lines = "".join(
         f"x{row}.png,{row},{'p' * 100}\n" for row in range(20_000)
