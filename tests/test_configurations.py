@@ -99,6 +99,7 @@ OPTIONS = {
     "train_split": (("train",), ("training",)),
     "test_split": ((), ("test",)),
     "on_bad_image": (("raise", "skip"), ("ignore",)),
+    "on_stray_file": (("raise", "skip"), ("ignore",)),
     "per_device_train_batch_size": ((1, 64, 500), (0, -1)),
     "per_device_eval_batch_size": ((1, 50), (0,)),
     "dataloader_drop_last": (SWITCH, ()),

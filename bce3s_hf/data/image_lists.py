@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
+from bce3s_hf.data.folder_layout import is_image_folder
 from bce3s_hf.data.image_sources import read_dataset
 from bce3s_hf.data.list_files import ImageList, first_ten, read_list
 
@@ -72,7 +73,8 @@ def load_lists(
     folders = _folder_names(train)
     _check_test(train, test, folders)
     names = ClassLabel(names=_class_names(train, folders))
-    if not Path(root).is_dir() or any(file for pattern in PARQUET for file in Path(root).glob(pattern)):
+    parquet = any(file for pattern in PARQUET for file in Path(root).glob(pattern))
+    if not Path(root).is_dir() or (parquet and not is_image_folder(str(root))):
         return _rows_of_dataset(str(root), train, test, names)
     return _files_in_folder(os.path.abspath(root), train, test, names)
 

@@ -9,10 +9,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 
 from bce3s_hf.data.class_labels import check_distinct_names, check_same_names, class_labels
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
+from bce3s_hf.data.folder_layout import is_image_folder
+from bce3s_hf.data.image_files import find_image_files
+from bce3s_hf.data.image_folders import read_image_folder
+from bce3s_hf.data.split_names import choose_splits
 from bce3s_hf.text import printable
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-_TEST_SPLITS = ("test", "validation", "val")
 
 
 def load_images(
@@ -21,19 +24,22 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
-    train_split: str = "train",
+    train_split: str | None = None,
     test_split: str | None = None,
+    on_stray_file: str = "raise",
 ) -> DatasetDict:
     """Load training and test images with the columns `image` and `label`.
 
     Args:
         name: "digits" (scikit-learn's handwritten digits, needs no download), "cifar10", "cifar100", the id of a Hub
-            dataset, or a local folder that `datasets.load_dataset` reads (parquet files, or one folder a class).
+            dataset, or a local folder: of images, see `read_image_folder`, or of data files that
+            `datasets.load_dataset` reads.
         image_column: Column of the images; found by its type if None.
         label_column: Column of the labels; found by its name, then by its type, if None, see `find_columns`.
         group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
-        train_split: Split to train on.
-        test_split: Split to test on; "test" or else "validation" if None.
+        train_split: Split to train on, see `choose_splits`.
+        test_split: Split to test on; "test" or else "validation" or the like if None.
+        on_stray_file: What to do about files of a folder of images that would not be used: "raise" or "skip".
 
     Returns:
         Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`; "train" also
@@ -49,17 +55,25 @@ def load_images(
                 raise ValueError(
                     f"{argument} {value!r} is of no use with the digits, which have no choice; leave it out"
                 )
-        if train_split != "train":
+        if train_split not in (None, "train"):
             raise ValueError(f"train_split {train_split!r} is of no use with the digits, which have 'train' alone")
         return digits()
-    splits = read_dataset(name)
-    if train_split not in splits:
-        raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {quoted(splits)}; give train_split")
+    if Path(name).is_dir() and is_image_folder(name):
+        splits = read_image_folder(
+            name,
+            train_split=train_split,
+            test_split=test_split,
+            label_column=label_column,
+            on_stray_file=on_stray_file,
+        )
+    else:
+        splits = read_dataset(name)
+    train_split, test_split = choose_splits(name, splits, train_split, test_split)
     if test_split is None:
-        test_split = next((split for split in _TEST_SPLITS if split in splits), None)
-    if test_split not in splits:
-        wanted = "test or validation split" if test_split is None else f"split {test_split!r}"
-        raise ValueError(f"dataset {name!r} has no {wanted}, only {quoted(splits)}; give test_split")
+        raise ValueError(
+            f"dataset {name!r} has no test or validation split, only {quoted(splits)}; give test_split, or "
+            "test_fraction to test on a share of the training split"
+        )
     train, test = splits[train_split], splits[test_split]
     image_column, label_column = find_columns(train, image_column, label_column)
     if group_column is not None:
@@ -93,7 +107,7 @@ def digits() -> DatasetDict:
 
 
 def read_dataset(name: str) -> DatasetDict:
-    """All splits of a local folder if there is one by that name, of a Hub dataset otherwise.
+    """All splits of a local folder of data files if there is a folder by that name, of a Hub dataset otherwise.
 
     Raises:
         ValueError: If it cannot be loaded.
@@ -104,13 +118,22 @@ def read_dataset(name: str) -> DatasetDict:
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ValueError(f"dataset folder {name!r} does not exist")
     try:
-        return load_dataset(name if Path(name).is_dir() else path)
+        splits = load_dataset(name if Path(name).is_dir() else path)
     except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
         reason = printable(" ".join(str(error).split()))
         raise ValueError(
             f"cannot load dataset {name!r}: {type(error).__name__}: {reason}. Give 'digits', a Hub id such as "
             "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
         ) from error
+    if (
+        Path(name).is_dir()
+        and next(iter(splits.values())).info.builder_name == "imagefolder"
+        and find_image_files(name)
+    ):
+        raise ValueError(
+            f"dataset {name!r} holds image files beside archives or data files; move one of both elsewhere"
+        )
+    return splits
 
 
 def _check_class_names(folder: str, loaded: Features, label_column: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.columns import IMAGE, LABEL
+from bce3s_hf.data.image_files import find_image_files
 from bce3s_hf.evaluation.outputs import forward_images
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.text import printable, spreadsheet_cell
@@ -54,7 +55,7 @@ class PredictionCounts:
 
 
 def find_images(places: Iterable[str | Path]) -> list[Path]:
-    """Files to predict: those given, and those in given folders, at any depth, whose name ends like an image's.
+    """Files to predict: those given, and those in given folders, at any depth, that `walk_folder` takes for images.
 
     Args:
         places: Files and folders.
@@ -65,11 +66,10 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
     Raises:
         ValueError: If a file does not exist or is no image, or a folder holds none; names it.
     """
-    extensions = {end for end, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN}
     images = []
     for place in map(Path, places):
         if place.is_dir():
-            found = sorted(file for file in place.rglob("*") if file.suffix.lower() in extensions and file.is_file())
+            found = find_image_files(place)
             if not found:
                 raise ValueError(f"folder {str(place)!r} holds no image, at any depth, by the ends of the file names")
             images += found

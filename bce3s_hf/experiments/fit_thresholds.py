@@ -9,6 +9,8 @@ from datasets import Dataset, Value
 
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
+from bce3s_hf.data.folder_layout import is_image_folder
+from bce3s_hf.data.image_folders import unlabelled_images
 from bce3s_hf.data.image_sources import digits, read_dataset
 from bce3s_hf.evaluation.prediction import NONE_OF_THESE
 from bce3s_hf.evaluation.provenance import provenance
@@ -126,10 +128,16 @@ def _check_checkpoint(folder: Path) -> None:
 
 def _outside_images(name: str) -> Dataset:
     """Images of the test split, or of the only one, with a label that stands for nothing."""
-    splits = digits() if name == "digits" else read_dataset(name)
-    if "test" not in splits and len(splits) > 1:
+    if name == "digits":
+        splits = digits()
+    elif Path(name).is_dir() and is_image_folder(name):
+        splits = unlabelled_images(name)
+    else:
+        splits = read_dataset(name)
+    test = next((split for split in splits if split.casefold() == "test"), None)
+    if test is None and len(splits) > 1:
         raise ValueError(f"outside {name!r} has no split 'test' but {', '.join(splits)}; give a dataset with one")
-    dataset = splits["test"] if "test" in splits else next(iter(splits.values()))
+    dataset = next(iter(splits.values())) if test is None else splits[test]
     column = find_image_column(dataset)
     dataset = dataset.select_columns([column])
     if column != IMAGE:

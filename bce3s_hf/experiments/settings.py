@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from bce3s_hf.data.image_lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
+from bce3s_hf.data.stray_files import ON_STRAY_FILE
 from bce3s_hf.data.train_transforms import AUGMENTATIONS
 from bce3s_hf.hub.publish import PUBLISHED_FOLDER
 from bce3s_hf.hub.push import COMMIT_MESSAGE
@@ -77,7 +78,14 @@ class DataArguments:
             "choices": ["raise", "skip"],
         },
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    on_stray_file: str = field(
+        default="raise",
+        metadata={
+            "help": "Files of a folder of images that would not be used, or are listed but not there: raise, or skip.",
+            "choices": list(ON_STRAY_FILE),
+        },
+    )
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on: train, or else training."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
     augmentation: Annotated[str, Option("augmentation")] = field(
         default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)}
@@ -111,8 +119,8 @@ class DataArguments:
             raise ValueError(f"train_list {self.train_list} and test_list {self.test_list}: give both or neither")
         if self.train_list is None and self.published is not None:
             raise ValueError(f"published {self.published!r} needs train_list and test_list")
-        columns = (self.image_column, self.label_column, self.test_split)
-        if self.train_list is not None and (columns != (None, None, None) or self.train_split != "train"):
+        columns = (self.image_column, self.label_column, self.train_split, self.test_split)
+        if self.train_list is not None and any(column is not None for column in columns):
             raise ValueError(
                 "image_column, label_column, train_split and test_split are of no use with train_list and test_list, "
                 "which say all that; leave them out"

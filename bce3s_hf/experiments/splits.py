@@ -65,6 +65,7 @@ def load_splits(args: DataArguments) -> Splits:
             group_column=args.group_column,
             train_split=args.train_split,
             test_split=args.test_split,
+            on_stray_file=args.on_stray_file,
         )
     whole, class_groups = images["train"], None
     if args.group_column is not None:

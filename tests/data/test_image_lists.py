@@ -227,6 +227,17 @@ def test_other_categories_in_the_test_annotations_are_refused(annotate, tmp_path
         load_lists(tmp_path, train, test)
 
 
+def test_parquet_file_beside_folders_of_images_is_none_of_the_images(tmp_path):
+    for path in ("a/0.jpg", "b/1.jpg", "b/2.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    Dataset.from_dict({"path": ["a/0.jpg"]}).to_parquet(tmp_path / "index.parquet")
+    (tmp_path / "train.txt").write_text("a/0.jpg 0\nb/1.jpg 1")
+    (tmp_path / "test.txt").write_text("b/2.jpg 1")
+    images = load_lists(tmp_path, tmp_path / "train.txt", tmp_path / "test.txt")
+    assert images["train"].features["label"].names == ["a", "b"] and images["test"]["label"][:] == [1]
+
+
 @pytest.mark.parametrize("names", [{0: "insect", 1: "insect"}, {0: "ant"}, {}])
 def test_classes_are_named_by_folders_where_categories_do_not_tell_them(annotate, tmp_path, names):
     for path in ("a/0.jpg", "b/1.jpg", "c.jpg"):

@@ -198,11 +198,11 @@ def test_labels_of_another_type_are_classes_by_name(monkeypatch, train, test):
 
 
 def test_one_folder_a_class(folder):
-    name = write_folder(folder, "train/dog/0.png", "train/cat/1.png", "test/dog/2.png")
+    name = write_folder(folder, "train/dog/0.png", "train/cat/1.png", "test/dog/2.png", "test/cat/3.png")
     images = load_images(name)
     assert images["train"].features["label"].names == ["cat", "dog"]
     assert dict(zip(reds(images["train"]), images["train"]["label"], strict=True)) == {0: 1, 1: 0}
-    assert (reds(images["test"]), images["test"]["label"][:]) == ([2], [1])
+    assert (reds(images["test"]), images["test"]["label"][:]) == ([3, 2], [0, 1])
 
 
 def test_splits_by_name(folder):

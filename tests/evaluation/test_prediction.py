@@ -192,6 +192,17 @@ def test_images_of_folders_are_found_at_any_depth_in_order(tmp_path):
     assert [path.name for path in find_images([single, str(folder)])] == names
 
 
+def test_what_systems_leave_behind_is_not_predicted(tmp_path):
+    folder = save(tmp_path / ".hidden", a=noise(2, 2))
+    save(folder / ".ipynb_checkpoints", a=noise(2, 2))
+    save(folder / "__MACOSX", a=noise(2, 2))
+    (folder / "._a.png").write_text("text")
+    (folder / "film.mpg").write_text("text")  # PIL tells such a file, and decodes none
+    (folder / "itself").symlink_to(folder)
+    (folder / "link").symlink_to(save(tmp_path / "other", b=noise(2, 2)))
+    assert [path.relative_to(folder).as_posix() for path in find_images([folder])] == ["a.png", "link/b.png"]
+
+
 def test_what_is_no_image_is_refused_by_name(tmp_path):
     (tmp_path / "notes.png").write_text("text")
     empty = tmp_path / "empty"

@@ -5,7 +5,6 @@ import json
 import runpy
 import sys
 
-import datasets
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -50,13 +49,16 @@ def digests(folder):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_recipe_fits_to_the_held_out_images_and_changes_nothing_else(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+@pytest.mark.parametrize("place", [".", "Test/kind"])
+def test_recipe_fits_to_the_held_out_images_and_changes_nothing_else(checkpoint, place, tmp_path, monkeypatch, capsys):
     outside = tmp_path / "outside"
-    outside.mkdir()
+    (outside / place).mkdir(parents=True)
+    if place != ".":
+        (outside / "Train").mkdir()
+        Image.new("RGB", (8, 8)).save(outside / "Train" / "0.png")
     rng = np.random.default_rng(0)
     for number in range(7):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(outside / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(outside / place / f"{number}.png")
     run = tmp_path / "run"
     before, config = digests(run), json.loads((run / "config.json").read_text())
     start(
@@ -135,7 +137,6 @@ def test_published_folder_is_refused_since_its_config_is_timms(tmp_path):
 
 
 def test_outside_dataset_needs_a_split_to_take(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for split in ("train", "validation"):
         folder = tmp_path / "outside" / split
         folder.mkdir(parents=True)

@@ -272,6 +272,7 @@ def test_source_settings_reach_the_loader(monkeypatch, digit_splits):
         "bce3s_hf.experiments.splits.load_images", lambda name, **settings: calls.append((name, settings)) or images
     )
     settings = {"image_column": "img", "label_column": "fine", "train_split": "all", "test_split": "val"}
+    settings |= {"on_stray_file": "skip"}
     load_splits(DataArguments(dataset="birds", **settings))
     assert calls == [("birds", {**settings, "group_column": None})]
 
