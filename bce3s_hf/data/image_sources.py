@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
+from bce3s_hf.data.split_groups import SPLIT_GROUP, check_groups_apart, group_values
 from bce3s_hf.text import printable
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -19,8 +20,10 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    split_group: str | None = None,
     train_split: str = "train",
     test_split: str | None = None,
+    need_test: bool = True,
 ) -> DatasetDict:
     """Load training and test images with the columns `image` and `label`.
 
@@ -30,19 +33,22 @@ def load_images(
         image_column: Column of the images; found by its type if None.
         label_column: Column of the labels; found by its type, then by its name, if None.
         group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
+        split_group: Column of what must not be in two splits, such as patients: text or whole numbers.
         train_split: Split to train on.
         test_split: Split to test on; "test" or else "validation" if None.
+        need_test: Whether to load a test split.
 
     Returns:
         Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`; "train" also
-        with a column `group` if `group_column` is given.
+        with a column `group` if `group_column` is given, and both with a column `split_group` if `split_group` is.
 
     Raises:
-        ValueError: If the dataset, a split or a column cannot be found, naming those there are.
+        ValueError: If the dataset, a split or a column cannot be found, naming those there are; or if both splits have
+            images of one `split_group`.
     """
     if name == "digits":
         given = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
-        for argument, value in {**given, "test_split": test_split}.items():
+        for argument, value in {**given, "split_group": split_group, "test_split": test_split}.items():
             if value is not None:
                 raise ValueError(
                     f"{argument} {value!r} is of no use with the digits, which have no choice; leave it out"
@@ -55,19 +61,27 @@ def load_images(
         raise ValueError(f"dataset {name!r} has no split {train_split!r}, only {quoted(splits)}; give train_split")
     if test_split is None:
         test_split = next((split for split in _TEST_SPLITS if split in splits), None)
-    if test_split not in splits:
+    if need_test and test_split not in splits:
         wanted = "test or validation split" if test_split is None else f"split {test_split!r}"
-        raise ValueError(f"dataset {name!r} has no {wanted}, only {quoted(splits)}; give test_split")
-    train, test = splits[train_split], splits[test_split]
+        raise ValueError(
+            f"dataset {name!r} has no {wanted}, only {quoted(splits)}; give test_split, or test_fraction to test on a "
+            "share of the training split"
+        )
+    train, test = splits[train_split], splits[test_split] if need_test else None
     image_column, label_column = find_columns(train, image_column, label_column)
     if group_column is not None:
         check_group_column(train, group_column, image_column, label_column)
+    if split_group is not None:
+        _check_split_group(train, test, split_group, (image_column, label_column, group_column))
     if train.info.builder_name == "parquet" and Path(name).is_dir():
         for column in filter(None, (label_column, group_column)):
             _check_class_names(name, train.features, column)
-    train = _standard(train, image_column, label_column, group_column=group_column)
+    train = _standard(train, image_column, label_column, group_column=group_column, split_group=split_group)
+    if test is None:
+        return DatasetDict(train=train)
+    names = train.features[LABEL].names
     return DatasetDict(
-        train=train, test=_standard(test, image_column, label_column, names=train.features[LABEL].names)
+        train=train, test=_standard(test, image_column, label_column, split_group=split_group, names=names)
     )
 
 
@@ -124,18 +138,30 @@ def _check_class_names(folder: str, loaded: Features, label_column: str) -> None
             )
 
 
+def _check_split_group(train: Dataset, test: Dataset | None, split_group: str, others: tuple[str | None, ...]) -> None:
+    """Refuse a column that means something else, has rows without a group, or shows a group in both splits."""
+    if split_group in others:
+        raise ValueError(f"split_group {split_group!r} is the column of images, labels or groups of classes as well")
+    group_values(train, split_group, "training split")
+    if test is not None:
+        check_groups_apart(train, test, split_group)
+
+
 def _standard(
     dataset: Dataset,
     image_column: str,
     label_column: str,
     *,
     group_column: str | None = None,
+    split_group: str | None = None,
     names: list[str] | None = None,
 ) -> Dataset:
     """Keep these columns under their standard names; encode labels as `names`, those of the training split."""
     standard = {image_column: IMAGE, label_column: LABEL}
     if group_column is not None:
         standard[group_column] = GROUP
+    if split_group is not None:
+        standard[split_group] = SPLIT_GROUP
     missing = [column for column in standard if column not in dataset.column_names]
     if missing:
         raise ValueError(f"the test split has no column {missing[0]!r}, only {quoted(dataset.column_names)}")
