@@ -56,7 +56,7 @@ class Duplicates:
         if self.pairs:
             more = ", ..." if len(self.pairs) > len(self.names) else ""
             said.append(
-                f"{len(self.pairs)} training images are test images too, {self.test_images} of these: "
+                f"{len(self.pairs)} training images are equal to {self.test_images} test images: "
                 f"{', '.join(self.names)}{more}"
             )
         if self.contradictory:
@@ -65,7 +65,7 @@ class Duplicates:
                 "class"
             )
         if self.compared == "files":
-            found = "" if self.pairs else "no training image is a test image too; "
+            found = "" if self.pairs else "no training image is equal to a test image; "
             said.append(f"{found}only whole files were compared, there being more than {MOST_PIXELS:,} pixels")
         if self.unread:
             said.append(f"{self.unread} images could not be read, nor compared")

@@ -185,10 +185,10 @@ def _say_split(trainer: BCE3STrainer, splits: Splits) -> None:
     if splits.test_share is not None:
         images, share = splits.test_share["images"], splits.test_share["share"]
         trainer.accelerator.print(f"{images} images to test on, {share:.1%} of the training split")
-    for name, part in (_group_counts(trainer) or {}).items():
-        trainer.accelerator.print(
-            f"{name}: {part['images']} images of {part['groups']} groups, none of them in another part"
-        )
+    parts = _group_counts(trainer)
+    if parts is not None:
+        counts = (f"{name} {part['images']} images of {part['groups']} groups" for name, part in parts.items())
+        trainer.accelerator.print(f"no group is in two parts: {', '.join(counts)}")
 
 
 def _group_counts(trainer: BCE3STrainer) -> dict[str, dict[str, int]] | None:
