@@ -53,7 +53,8 @@ def hold_out_indices(
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
     if groups is not None:
-        validation = np.flatnonzero(np.isin(groups, _held_out_groups(labels, groups, fraction, seed)))
+        numbers = np.unique(groups, return_inverse=True)[1]
+        validation = np.flatnonzero(_held_out_groups(labels, numbers, fraction, seed)[numbers])
         return np.setdiff1d(np.arange(len(labels)), validation), validation
     rng = np.random.default_rng(seed)
     held_out = []
@@ -66,35 +67,35 @@ def hold_out_indices(
 
 
 def _held_out_groups(labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Groups to hold out; every class has another."""
+    """Whether each of the groups 0 to G - 1 is held out, bool (G,); every class has another."""
     from sklearn.model_selection import ShuffleSplit  # slow to import
 
-    images = np.bincount(labels)
-    of_class, group = np.unique(np.stack([labels, groups]), axis=1)  # every pair that there is
+    images, sizes = np.bincount(labels), np.bincount(groups)
+    of_class, group = np.divmod(np.unique(labels * len(sizes) + groups), len(sizes))  # every pair that there is
     groups_of_class = np.bincount(of_class)
-    only = group[groups_of_class[of_class] == 1]
-    free = np.setdiff1d(group, only)
+    free = np.setdiff1d(group, group[groups_of_class[of_class] == 1])
     if len(free) < 2:
         raise ValueError(
-            f"of {len(np.unique(group))} groups only {len(free)} can be held out, the others being the only one of a "
-            "class: too few to split by; give images to test and validate on, or leave split_group out"
+            f"of {len(sizes)} groups only {len(free)} can be held out, the others being the only one of a class: too "
+            "few to split by; give images to test and validate on, or leave split_group out"
         )
-    share = fraction * len(labels) / np.isin(groups, free).sum()
+    share = fraction * len(labels) / sizes[free].sum()
     count = min(max(round(share * len(free)), 1), len(free) - 1)
     wanted = np.minimum(np.ceil(np.round(fraction * images, 6)), images - 1)
     several = groups_of_class > 1
 
+    def chosen(places: np.ndarray) -> np.ndarray:
+        return np.isin(np.arange(len(sizes)), free[places])
+
     def distance(held: np.ndarray) -> float:
-        found = np.bincount(labels[np.isin(groups, held)], minlength=len(images))
+        found = np.bincount(labels[held[groups]], minlength=len(images))
         return float((np.abs(found - wanted)[several] / images[several]).sum())
 
     choices = ShuffleSplit(_TRIES, test_size=count, random_state=seed).split(free)
-    held = min((free[chosen] for _, chosen in choices), key=distance)
-    for label in np.flatnonzero(several):
-        mine = group[of_class == label]
-        if np.isin(mine, held).all():  # the class would be left without training images
-            sizes = [(groups == each).sum() for each in mine]
-            held = np.setdiff1d(held, mine[np.argmin(sizes)])
+    held = min((chosen(places) for _, places in choices), key=distance)
+    for mine in np.split(group, np.flatnonzero(np.diff(of_class)) + 1):
+        if held[mine].all():  # the class would be left without training images
+            held[mine[np.argmin(sizes[mine])]] = False
     return held
 
 
