@@ -42,7 +42,7 @@ def rows(printed):
 
 @pytest.fixture(scope="session")
 def digit_splits():
-    return load_splits(DataArguments(dataset="digits", imbalance_factor=20))
+    return load_splits(DataArguments(dataset="digits", imbalance_factor=20, max_count=135))
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def kib(file, name):
 
 def data_arguments(run, folder):
     if run == "digits":
-        return DataArguments(imbalance_factor=20, augmentation="crop")
+        return DataArguments(imbalance_factor=20, max_count=135, augmentation="crop")
     images = write_imagenet_lt(folder / "images")
     Image.new("RGB", (40, 30)).save(next(images.root.glob("val/*/*")))  # images of several sizes stay on the disk
     lists = {"train_list": str(images.train_list), "test_list": str(images.test_list)}

@@ -14,7 +14,7 @@ from conftest import launcher
 from PIL import Image as PILImage
 from transformers import TrainerCallback
 
-from bce3s_hf.data import InMemoryImageDataset
+from bce3s_hf.data import InMemoryImageDataset, image_sources
 from bce3s_hf.experiments.run import run
 from bce3s_hf.experiments.settings import DataArguments
 from bce3s_hf.experiments.splits import load_splits
@@ -122,6 +122,43 @@ def test_skipping_leaves_the_rest_of_a_long_tail_as_it_is(folder):
     after = splits_of(folder, imbalance_factor=3, on_bad_image="skip")
     assert after.manifest == before.manifest and [image.row for image in after.skipped] == [0]
     assert after.train["label"] == before.train["label"][1:]
+
+
+def rows_without_images(*gone):
+    """12 rows of two classes in turn, some of them without an image."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    images = [None if row in gone else PILImage.new("RGB", (16, 16), (row, 0, 0)) for row in range(12)]
+    return datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 6}, features=features)
+
+
+def splits_of_rows(monkeypatch, gone, gone_in_test=(), **settings):
+    both = {"train": rows_without_images(*gone), "test": rows_without_images(*gone_in_test)}
+    monkeypatch.setattr(image_sources, "load_dataset", lambda path: datasets.DatasetDict(both))
+    return load_splits(DataArguments(dataset="somebody/animals", **settings))
+
+
+@pytest.mark.parametrize("augmentation", ["crop", "random_resized_crop", "none"])
+@pytest.mark.parametrize(("gone", "gone_in_test", "first"), [((5, 3), (), 3), ((), (1, 2), 1)])
+def test_row_without_an_image_is_refused_before_training(
+    make_trainer, monkeypatch, augmentation, gone, gone_in_test, first
+):
+    splits = splits_of_rows(monkeypatch, gone, gone_in_test)
+    with pytest.raises(ValueError, match=f"has 2 of 12 rows without an image, the first is row {first}; remove such"):
+        trainer_of(make_trainer, splits, augmentation)
+
+
+def test_rows_without_an_image_are_skipped(make_trainer, monkeypatch):
+    splits = splits_of_rows(monkeypatch, (0, 3), on_bad_image="skip")
+    assert [image.row for image in splits.skipped] == [0, 3]
+    assert trainer_of(make_trainer, splits).train_dataset.labels.tolist() == [1, 0, 0, 1] + [0, 1] * 3
+
+
+def test_rows_without_an_image_that_are_not_chosen_do_not_matter(make_trainer, monkeypatch):
+    splits = splits_of_rows(monkeypatch, (7, 11), imbalance_factor=3, held_out_per_class=2)
+    assert splits.manifest.indices == [0, 1, 2, 3, 4, 6, 8, 10]  # six cats, two dogs
+    reds = [image.getpixel((0, 0))[0] for image in splits.validation["image"]]
+    assert reds == [5, 9]  # of the dogs 5, 7, 9 and 11
+    trainer_of(make_trainer, splits, "crop")
 
 
 def test_images_decoded_at_once_are_skipped_too(make_trainer, folder):

@@ -5,50 +5,56 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset, Features, Image
+
+from bce3s_hf.data.class_labels import class_labels
 
 IMAGE, LABEL, GROUP = "image", "label", "group"
-_LABEL_NAMES = ("label", "labels", "fine_label")
+_LABEL_NAMES = (("label", "labels"), ("fine_label",))
 
 
 def column_values(dataset: Any, column: str) -> np.ndarray:
-    """One integer column of a `datasets.Dataset` as int64 (N,).
+    """One integer column of a `datasets.Dataset` as int64 (N,), all at least 0.
 
     Raises:
-        ValueError: If the dataset has no such column, or it does not hold integers.
+        ValueError: If the dataset has no such column, it does not hold integers, or rows hold none or no class.
     """
     if column not in dataset.column_names:
         raise ValueError(f"the dataset has no column {column!r}, only {quoted(dataset.column_names)}")
     if not len(dataset):
         return np.zeros(0, np.int64)
-    values = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise ValueError(f"column {column!r} must hold integer class labels, it holds {values.dtype}")
-    return values.astype(np.int64)
+    values = class_labels(dataset, column)
+    if not pa.types.is_integer(values.type):
+        raise ValueError(
+            f"column {column!r} must hold integer class labels, it holds {values.type}; see "
+            "Dataset.class_encode_column"
+        )
+    return values.cast(pa.int64()).to_numpy()
 
 
 def count_classes(dataset: Dataset, label_column: str = LABEL) -> np.ndarray:
     """Images of each class.
 
     Args:
-        dataset: With an integer label column, no label below 0.
+        dataset: With an integer label column.
         label_column: Its name. A `ClassLabel` column tells K; of any other, K is the largest label + 1.
 
     Returns:
         Int64 (K,); 0 for a class without images.
 
     Raises:
-        ValueError: If there is no such column, or it does not hold integers from 0.
+        ValueError: As `column_values`.
     """
     labels = column_values(dataset, label_column)
-    if len(labels) and labels.min() < 0:
-        raise ValueError(f"column {label_column!r} holds {labels.min()}, which is no class; remove such rows")
     feature = dataset.features[label_column]
     return np.bincount(labels, minlength=feature.num_classes if isinstance(feature, ClassLabel) else 0)
 
 
 def find_columns(dataset: Dataset, image_column: str | None, label_column: str | None) -> tuple[str, str]:
-    """Names of the image and of the label column, found by type where not given.
+    """Names of the image and of the label column, found where not given.
+
+    The image column is the only one of images. The label column is the one named `label` or `labels`, in upper or
+    lower case and of whatever type; or else `fine_label`; or else the only `ClassLabel`.
 
     Raises:
         ValueError: If a given column does not exist, or none or several could be meant; lists the columns.
@@ -60,11 +66,7 @@ def find_columns(dataset: Dataset, image_column: str | None, label_column: str |
     if image_column is None:
         image_column = find_image_column(dataset)
     if label_column is None:
-        labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-        labels = labels if len(labels) == 1 else [name for name in _LABEL_NAMES if name in features]
-        if not labels:
-            raise ValueError(f"cannot tell the label column: {quoted(features)}; give label_column")
-        label_column = labels[0]
+        label_column = _find_label_column(features)
     if image_column == label_column:
         raise ValueError(
             f"image_column and label_column are both {image_column!r}; its columns are {quoted(features)}"
@@ -84,6 +86,17 @@ def find_image_column(dataset: Dataset) -> str:
     if len(images) != 1:
         raise ValueError(f"cannot tell the image column: {quoted(dataset.features)}; give image_column")
     return images[0]
+
+
+def _find_label_column(features: Features) -> str:
+    others = [name for name, feature in features.items() if not isinstance(feature, Image)]
+    found = [name for name in others if isinstance(features[name], ClassLabel)]
+    for names in reversed(_LABEL_NAMES):
+        found = [name for name in others if name.lower() in names] or found
+    if len(found) != 1:
+        either = f", one of {quoted(found)}" if found else ""
+        raise ValueError(f"cannot tell the label column: {quoted(features)}; give label_column{either}")
+    return found[0]
 
 
 def check_group_column(dataset: Dataset, group_column: str, image_column: str, label_column: str) -> None:

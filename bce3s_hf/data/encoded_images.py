@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Image
 from torch import Tensor
 
@@ -77,6 +80,16 @@ class EncodedImages:
                 image,
             ) from error
 
+    def missing(self) -> np.ndarray:
+        """Sorted rows that hold no image, int (M,).
+
+        The images are read only if some are missing in the table that the rows were chosen from.
+        """
+        if not _without_image(self._stored.data.column(self._column)).any():
+            return np.zeros(0, np.int64)
+        batches = self._stored.with_format("arrow").iter(1000)
+        return np.flatnonzero(np.concatenate([_without_image(batch.column(self._column)) for batch in batches]))
+
     def paths(self, rows: list[int]) -> list[str | None]:
         """Path of each image's file, None if it has none."""
         return [image and image["path"] for image in self._stored[rows][self._column]]
@@ -106,6 +119,12 @@ def unreadable_images(dataset: Dataset, image_column: str, rows: Iterable[int]) 
 
     with ThreadPoolExecutor() as threads:  # decoders work outside of Python's lock
         return [image for image in threads.map(failure, rows) if image is not None]
+
+
+def _without_image(stored: pa.ChunkedArray) -> np.ndarray:
+    """Which have neither bytes nor a path, bool (N,)."""
+    content, path = (pc.is_null(pc.struct_field(stored, part)).to_numpy() for part in ("bytes", "path"))
+    return content & path
 
 
 def _in_colour(encoded: dict[str, Any] | None, feature: Image) -> PIL.Image.Image:

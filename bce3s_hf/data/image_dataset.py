@@ -79,8 +79,8 @@ class ImageDataset(torch.utils.data.Dataset):
             seed: Of the augmentation.
 
         Raises:
-            ValueError: If a column is missing, `image_column` holds no images, a label is no class of the dataset, or
-                a row has no group.
+            ValueError: If a column is missing, `image_column` holds no images, a row has no image or no group, or a
+                label is no class of the dataset.
         """
         for argument, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in dataset.column_names:
@@ -99,12 +99,14 @@ class ImageDataset(torch.utils.data.Dataset):
         self.label_column = label_column
         self.seed = seed
         self.labels = column_values(dataset, label_column)
-        if len(self.labels) and self.labels.min() < 0:
-            raise ValueError(
-                f"label_column {label_column!r} holds {self.labels.min()}, which is no class; remove such rows"
-            )
         self.split_groups = None if split_group is None else number_groups(dataset, split_group)
         self._encoded = EncodedImages(dataset, image_column)
+        missing = self._encoded.missing()
+        if len(missing):
+            raise ValueError(
+                f"image_column {image_column!r} has {len(missing):,} of {len(dataset):,} rows without an image, the "
+                f"first is row {missing[0]}; remove such rows; of training images, --on_bad_image skip leaves them out"
+            )
         self._epoch = _first_epoch()
 
     @property

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 
+from bce3s_hf.data.class_labels import check_distinct_names, check_same_names, class_labels
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
 from bce3s_hf.data.split_groups import SPLIT_GROUP, check_groups_apart, group_values
 from bce3s_hf.text import printable
@@ -31,7 +33,7 @@ def load_images(
         name: "digits" (scikit-learn's handwritten digits, needs no download), "cifar10", "cifar100", the id of a Hub
             dataset, or a local folder that `datasets.load_dataset` reads (parquet files, or one folder a class).
         image_column: Column of the images; found by its type if None.
-        label_column: Column of the labels; found by its type, then by its name, if None.
+        label_column: Column of the labels; found by its name, then by its type, if None, see `find_columns`.
         group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
         split_group: Column of what must not be in two splits, such as patients: text or whole numbers.
         train_split: Split to train on.
@@ -76,13 +78,14 @@ def load_images(
     if train.info.builder_name == "parquet" and Path(name).is_dir():
         for column in filter(None, (label_column, group_column)):
             _check_class_names(name, train.features, column)
+    numbered = isinstance(train.features[label_column], ClassLabel)
     train = _standard(train, image_column, label_column, group_column=group_column, split_group=split_group)
+    names = train.features[LABEL].names
+    check_distinct_names(names, label_column)
     if test is None:
         return DatasetDict(train=train)
-    names = train.features[LABEL].names
-    return DatasetDict(
-        train=train, test=_standard(test, image_column, label_column, split_group=split_group, names=names)
-    )
+    test = _standard(test, image_column, label_column, split_group=split_group, names=names, numbered=numbered)
+    return DatasetDict(train=train, test=test)
 
 
 def digits() -> DatasetDict:
@@ -155,8 +158,20 @@ def _standard(
     group_column: str | None = None,
     split_group: str | None = None,
     names: list[str] | None = None,
+    numbered: bool = False,
 ) -> Dataset:
-    """Keep these columns under their standard names; encode labels as `names`, those of the training split."""
+    """Keep these columns under their standard names, and encode labels that are no `ClassLabel`.
+
+    Args:
+        dataset: A split.
+        image_column: Its images.
+        label_column: Its labels.
+        group_column: Its groups, if they are to be kept.
+        names: Classes of the training split if this is the test split, whose labels are encoded by name; None for the
+            training split, whose classes are its labels, sorted.
+        numbered: Whether the training split had a `ClassLabel`. Plain numbers in the test split could then be names of
+            classes or their numbers.
+    """
     standard = {image_column: IMAGE, label_column: LABEL}
     if group_column is not None:
         standard[group_column] = GROUP
@@ -165,23 +180,28 @@ def _standard(
     missing = [column for column in standard if column not in dataset.column_names]
     if missing:
         raise ValueError(f"the test split has no column {missing[0]!r}, only {quoted(dataset.column_names)}")
+    of = f" of the {'training' if names is None else 'test'} split"
+    labels = class_labels(dataset, label_column, of)
     dataset = dataset.select_columns([*standard])
     dataset = dataset.rename_columns({old: new for old, new in standard.items() if old != new})
     feature = dataset.features[LABEL]
     if isinstance(feature, ClassLabel):
-        if names is not None and feature.names != names:
-            raise ValueError(f"the splits name {feature.num_classes} and {len(names)} classes, or in another order")
+        if names is not None:
+            check_same_names(names, feature.names)
         return dataset
-    values = dataset.unique(LABEL)
-    if None in values:
-        raise ValueError(f"column {label_column!r} has rows without a label")
+    if numbered and pa.types.is_integer(labels.type):
+        raise ValueError(
+            f"column {label_column!r}{of} holds plain numbers, that of the training split classes by name; cast both "
+            "to one ClassLabel"
+        )
+    values = labels.unique().to_pylist()
     if names is None:
         names = [str(value) for value in sorted(values)]
     unknown = sorted({str(value) for value in values} - set(names))
     if unknown:
         raise ValueError(
-            f"the test split has classes that the training split lacks: {', '.join(map(printable, unknown[:10]))}"
+            f"the test split has {len(unknown)} classes that the training split lacks: {quoted(unknown[:10])}"
         )
     index = {name: number for number, name in enumerate(names)}
-    encoded = [index[str(value)] for value in dataset[LABEL]]
+    encoded = [index[str(value)] for value in labels.to_pylist()]
     return dataset.remove_columns(LABEL).add_column(LABEL, encoded, feature=ClassLabel(names=names))

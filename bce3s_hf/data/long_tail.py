@@ -1,5 +1,6 @@
 """Long-tailed class counts, and subsets of balanced data that have them."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,24 +34,60 @@ def long_tail_counts(num_classes: int, max_count: int, imbalance_factor: float, 
     >>> long_tail_counts(4, 100, 10, kind="step")
     [100, 100, 10, 10]
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    if not imbalance_factor >= 1:
-        raise ValueError(f"imbalance_factor is n_max / n_min and must be at least 1, got {imbalance_factor}")
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    ratio = 1 / imbalance_factor
-    if kind == "exp":
-        counts = [int(max_count * ratio ** (k / (num_classes - 1))) for k in range(num_classes)]
-    else:
-        head = num_classes // 2
-        counts = [int(max_count)] * head + [int(max_count * ratio)] * (num_classes - head)
+    _check_profile(num_classes, imbalance_factor, kind)
+    counts = _profile(num_classes, max_count, imbalance_factor, kind)
     if counts[-1] < 1:
         raise ValueError(
             f"the smallest class would be empty: max_count {max_count} / imbalance_factor {imbalance_factor} rounds "
             "down to 0; lower imbalance_factor"
         )
     return counts
+
+
+def largest_max_count(available: Sequence[int], imbalance_factor: float, kind: str = "exp") -> int:
+    """Largest n_max with which every class can fill its place in the profile of `long_tail_counts`.
+
+    Args:
+        available: Images that there are of each class, from head to tail, at least 1; length K.
+        imbalance_factor: n_max / n_min >= 1.
+        kind: Profile.
+
+    Returns:
+        n_max, at most that of class 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    >>> largest_max_count([5000, 3000, 500], 100), largest_max_count([5000, 300, 500], 100)
+    (5000, 3009)
+    >>> long_tail_counts(3, 3009, 100), long_tail_counts(3, 3010, 100)
+    ([3009, 300, 30], [3010, 301, 30])
+    """
+    _check_profile(len(available), imbalance_factor, kind)
+
+    def too_large(max_count: int) -> bool:
+        counts = _profile(len(available), max_count, imbalance_factor, kind)
+        return any(count > there for count, there in zip(counts, available, strict=True))
+
+    return bisect_left(range(1, available[0] + 1), True, key=too_large)
+
+
+def _check_profile(num_classes: int, imbalance_factor: float, kind: str) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if not imbalance_factor >= 1:
+        raise ValueError(f"imbalance_factor is n_max / n_min and must be at least 1, got {imbalance_factor}")
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+
+
+def _profile(num_classes: int, max_count: int, imbalance_factor: float, kind: str) -> list[int]:
+    """Counts from head to tail, which do not fall as `max_count` grows."""
+    ratio = 1 / imbalance_factor
+    if kind == "exp":
+        return [int(max_count * ratio ** (k / (num_classes - 1))) for k in range(num_classes)]
+    head = num_classes // 2
+    return [int(max_count)] * head + [int(max_count * ratio)] * (num_classes - head)
 
 
 def select_indices(labels: np.ndarray, counts: Sequence[int], convention: str = "first", seed: int = 0) -> np.ndarray:
@@ -106,7 +143,7 @@ def make_long_tailed(
         label_column: Name of its label column.
         imbalance_factor: n_max / n_min >= 1.
         kind: Profile, see `long_tail_counts`.
-        max_count: n_max; the size of the smallest class if None, so that every class can fill its place.
+        max_count: n_max; if None the largest with which every class can fill its place: of balanced data their size.
         convention: How images are picked, see `select_indices`.
         seed: Of the picking.
 
@@ -120,7 +157,7 @@ def make_long_tailed(
     if len(available) < 2 or available.min() == 0:
         empty = np.flatnonzero(available == 0).tolist()
         raise ValueError(f"column {label_column!r} must hold classes 0 to K - 1, K >= 2; without images: {empty[:10]}")
-    max_count = int(available.min()) if max_count is None else max_count
+    max_count = largest_max_count(available.tolist(), imbalance_factor, kind) if max_count is None else max_count
     counts = long_tail_counts(len(available), max_count, imbalance_factor, kind)
     indices = select_indices(labels, counts, convention, seed)
     manifest = SplitManifest(

@@ -125,6 +125,7 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
         f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
     )
+    _say_subset(trainer, splits.manifest)
     _say_skipped(trainer, splits)
     _say_split(trainer, splits)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -167,6 +168,16 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
             partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
     _say_skipped(trainer, splits)
     return result
+
+
+def _say_subset(trainer: BCE3STrainer, manifest: SplitManifest | None) -> None:
+    """Print how many images a long-tailed subset has: a profile that does not suit the classes leaves most out."""
+    if manifest is not None:
+        counts, total = manifest.class_counts, sum(manifest.class_counts)
+        trainer.accelerator.print(
+            f"imbalance_factor {manifest.imbalance_factor:g}, {manifest.kind}: {total:,} of {manifest.num_rows:,} "
+            f"training images, {max(counts):,} in the largest class and {min(counts):,} in the smallest"
+        )
 
 
 def _say_skipped(trainer: BCE3STrainer, splits: Splits) -> None:

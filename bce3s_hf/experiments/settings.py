@@ -51,7 +51,8 @@ class DataArguments:
     )
     imbalance_kind: str = field(default="exp", metadata={"help": "Long-tail profile.", "choices": list(KINDS)})
     max_count: int | None = field(
-        default=None, metadata={"help": "Images of the largest class; left out, the size of the smallest as it is."}
+        default=None,
+        metadata={"help": "Images of the largest class; left out, as many as every class's place allows."},
     )
     convention: str = field(
         default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
@@ -67,7 +68,7 @@ class DataArguments:
         default=None, metadata={"help": "split.json of another run, to train on exactly its images."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Image column; found by its type."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; found by its name or type."})
     group_column: str | None = field(
         default=None,
         metadata={"help": "Column of the groups of classes, such as coarse_label, for uniformity bce_grouped."},

@@ -13,7 +13,7 @@ from datasets import Dataset
 from bce3s_hf.data import SplitManifest, count_classes, load_images, make_long_tailed
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, column_values, find_class_groups
 from bce3s_hf.data.duplicates import Duplicates, find_duplicates
-from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
+from bce3s_hf.data.encoded_images import EncodedImages, UnreadableImage, unreadable_images
 from bce3s_hf.data.hold_out import hold_out_indices, left_out_indices, warn_of_empty_classes
 from bce3s_hf.data.image_lists import load_lists
 from bce3s_hf.data.list_files import list_sha256
@@ -123,7 +123,8 @@ def load_splits(args: DataArguments) -> Splits:
         lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
     if args.held_out_per_class is not None:
         labels, groups = column_values(whole, LABEL), _groups(whole)
-        left = left_out_indices(labels, np.array(manifest.indices), args.held_out_per_class, groups)
+        taken = np.union1d(manifest.indices, EncodedImages(whole, IMAGE).missing())  # rows without an image are none
+        left = left_out_indices(labels, taken, args.held_out_per_class, groups)
         validation = whole.select(left)
         if groups is not None:
             warn_of_empty_classes(labels, left, whole.features[LABEL].names, "validation")

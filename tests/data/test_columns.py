@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 
 from bce3s_hf.data.columns import column_values, count_classes, find_class_groups, find_columns
 
@@ -30,7 +30,9 @@ def test_images_of_each_class(feature, labels, counts):
 
 
 def test_label_that_is_no_class_is_not_counted():
-    with pytest.raises(ValueError, match="column 'label' holds -1, which is no class; remove such rows"):
+    with pytest.raises(
+        ValueError, match="column 'label' has 1 of 2 rows without a class, the first is row 1, .* -1; "
+    ):
         count_classes(table({"label": ANIMALS}, label=[0, -1]))
 
 
@@ -70,7 +72,17 @@ def test_each_class_needs_one_group(labels, groups, message):
         (
             {"image": Image(), "kind": ANIMALS, "family": ANIMALS},
             (None, None),
-            "cannot tell the label column: 'image', 'kind', 'family'; give label_column",
+            "cannot tell the label column: 'image', 'kind', 'family'; give label_column, one of 'kind', 'family'",
+        ),
+        (
+            {"image": Image(), "label": Value("string"), "labels": ANIMALS},
+            (None, None),
+            "cannot tell the label column: .*; give label_column, one of 'label', 'labels'",
+        ),
+        (
+            {"image": Image(), "Label": Value("string"), "label": ANIMALS},
+            (None, None),
+            "give label_column, one of 'Label', 'label'",
         ),
         (
             {"image": Image(), "label": ANIMALS},
@@ -82,6 +94,26 @@ def test_each_class_needs_one_group(labels, groups, message):
 def test_columns_that_cannot_be_told_are_named(features, columns, message):
     with pytest.raises(ValueError, match=message):
         find_columns(table(features, **{name: [] for name in features}), *columns)
+
+
+TEXT, MANY = Value("string"), Sequence(Value("int64"))
+
+
+@pytest.mark.parametrize(
+    ("features", "column"),
+    [
+        ({"image": Image(), "species": ANIMALS, "label": TEXT}, "label"),
+        ({"image": Image(), "species": ANIMALS, "labels": Value("int64"), "fine_label": ANIMALS}, "labels"),
+        ({"image": Image(), "species": ANIMALS, "Label": TEXT}, "Label"),
+        ({"image": Image(), "species": ANIMALS, "label": MANY}, "label"),  # which is refused, and not passed over
+        ({"image": Image(), "species": ANIMALS, "fine_label": TEXT}, "fine_label"),
+        ({"image": Image(), "coarse_label": ANIMALS, "fine_label": ANIMALS}, "fine_label"),
+        ({"image": Image(), "caption": TEXT, "species": ANIMALS}, "species"),
+        ({"label": Image(), "species": ANIMALS}, "species"),
+    ],
+)
+def test_column_named_label_is_preferred_to_one_of_class_labels(features, column):
+    assert find_columns(table(features, **{name: [] for name in features}), None, None)[1] == column
 
 
 def test_given_columns_settle_which():

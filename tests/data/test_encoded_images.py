@@ -3,11 +3,12 @@
 import re
 
 import image_files
+import pyarrow as pa
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, concatenate_datasets
 
-from bce3s_hf.data.encoded_images import UnreadableImage, unreadable_images
+from bce3s_hf.data.encoded_images import EncodedImages, UnreadableImage, unreadable_images
 from bce3s_hf.data.image_dataset import ImageDataset
 from bce3s_hf.data.pixels import eval_transform
 from bce3s_hf.data.train_transforms import train_transform
@@ -81,7 +82,20 @@ def test_unreadable_images_are_found_in_the_order_of_rows(tmp_path):
     assert [image.row for image in unreadable_images(images, "image", range(1, len(names), 4))] == odd[::2]
 
 
+def test_rows_without_an_image_are_found_among_the_chosen_ones():
+    row, gone = {"bytes": b"image", "path": None}, {"bytes": None, "path": "gone.png"}
+    images = images_of(row, None, gone, row, None, row)
+    stored = images.data.table.set_column(
+        0, "image", pa.array([row, None, gone, {"bytes": None, "path": None}] * 2)[:6]
+    )
+    images = concatenate_datasets([images, Dataset(stored, info=images.info)])
+    assert EncodedImages(images, "image").missing().tolist() == [1, 4, 7, 9, 11]
+    for rows in ([0, 2, 3, 5, 6], [4, 0, 1], range(4, 12), range(2, 4), []):
+        found = EncodedImages(images.select(rows), "image").missing()
+        assert found.tolist() == [place for place, row in enumerate(rows) if row in (1, 4, 7, 9, 11)]
+
+
 def test_paths_of_images_are_named(tmp_path):
     (tmp_path / "red.png").write_bytes(WHOLE["one_pixel.png"])
-    dataset = dataset_of(images_of(image_files.NOISE, str(tmp_path / "red.png"), None), None)
+    dataset = dataset_of(images_of(image_files.NOISE, str(tmp_path / "red.png"), image_files.NOISE), None)
     assert dataset.image_names([1, 0, 2, 1]) == [f"1 ({tmp_path}/red.png)", "0", "2", f"1 ({tmp_path}/red.png)"]

@@ -329,9 +329,11 @@ def test_unreadable_embedded_image_is_named(path, shown, augmentation):
 
 
 @both_ways
-@pytest.mark.parametrize("index", [1, SampledRow(1, 0, None), SampledRow(0, 0, 1)])
-def test_missing_image_is_named(index, augmentation):
+def test_row_without_an_image_is_refused_at_once_unless_it_is_not_chosen(augmentation):
+    images = images_of(NOISE, None, NOISE, None)
     with pytest.raises(
-        ValueError, match=r"image 1 \(embedded in the dataset\) cannot be read: the row holds no image"
+        ValueError, match=r"'image' has 2 of 4 rows without an image, the first is row 1; .*on_bad_image skip"
     ):
-        make(images_of(NOISE, None), augmentation=augmentation)[index]
+        make(images, augmentation=augmentation)
+    dataset = make(images.select([0, 2]), augmentation=augmentation)
+    assert len([*dataset]) == len(dataset) == 2

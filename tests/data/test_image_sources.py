@@ -161,6 +161,7 @@ def test_digits_have_no_groups():
     [
         ("string", ["dog", "cat", "emu", "cat"], ["emu", "cat"], ["cat", "dog", "emu"], ([1, 0, 2, 0], [2, 0])),
         ("int64", [10, 2, 3, 2], [10, 3], ["2", "3", "10"], ([2, 0, 1, 0], [2, 1])),
+        ("bool", [True, False], [False, True], ["False", "True"], ([1, 0], [0, 1])),
     ],
 )
 def test_other_labels_become_classes_of_the_training_split(folder, kind, train, test, names, encoded):
@@ -174,6 +175,26 @@ def test_other_labels_become_classes_of_the_training_split(folder, kind, train, 
         assert images[split].features["label"].names == names
         assert images[split]["label"][:] == labels
         assert reds(images[split]) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ((Value("int64"), [1, 0, 1]), (Value("string"), ["0", "1"])),
+        ((Value("string"), ["1", "0", "1"]), (Value("uint8"), [0, 1])),
+        ((ClassLabel(names=["0", "1"]), [1, 0, 1]), (Value("string"), ["0", "1"])),
+        ((Value("int64"), [1, 0, 1]), (ClassLabel(names=["0", "1"]), [0, 1])),
+    ],
+)
+def test_labels_of_another_type_are_classes_by_name(monkeypatch, train, test):
+    data = {
+        split: table({"image": Image(), "label": feature}, image=pictures(len(labels)), label=labels)
+        for split, (feature, labels) in {"train": train, "test": test}.items()
+    }
+    monkeypatch.setattr(image_sources, "load_dataset", lambda path: DatasetDict(data))
+    images = load_images("somebody/digits")
+    assert (images["train"]["label"][:], images["test"]["label"][:]) == ([1, 0, 1], [0, 1])
+    assert images["train"].features["label"].names == images["test"].features["label"].names == ["0", "1"]
 
 
 def test_one_folder_a_class(folder):
@@ -262,22 +283,32 @@ TEXT = {"image": Image(), "label": Value("string")}
         (
             table(TEXT, image=pictures(2), label=["cat", "dog"]),
             table(TEXT, image=pictures(3), label=["emu", "cat", "asp"]),
-            "the test split has classes that the training split lacks: asp, emu",
-        ),
-        (
-            table(TEXT, image=pictures(2), label=["cat", None]),
-            table(TEXT, image=pictures(1), label=["cat"]),
-            "column 'label' has rows without a label",
-        ),
-        (
-            table(TEXT, image=pictures(1), label=["cat"]),
-            table(TEXT, image=pictures(2), label=[None, "cat"]),
-            "column 'label' has rows without a label",
+            "the test split has 2 classes that the training split lacks: 'asp', 'emu'",
         ),
         (
             table({"image": Image(), "label": ANIMALS}, image=pictures(1), label=[0]),
             table({"image": Image(), "label": ClassLabel(names=["dog", "cat"])}, image=pictures(1), label=[0]),
-            "the splits name 2 and 2 classes, or in another order",
+            "class 0 is 'cat' in the training split and 'dog' in the test split; cast both to one ClassLabel",
+        ),
+        (
+            table({"image": Image(), "label": ANIMALS}, image=pictures(1), label=[0]),
+            table({"image": Image(), "label": ClassLabel(names=["cat", "dog", "emu"])}, image=pictures(1), label=[0]),
+            "class 2 is missing in the training split and 'emu' in the test split",
+        ),
+        (
+            table(TEXT, image=pictures(2), label=["cat", "dog"]),
+            table({"image": Image(), "label": ClassLabel(names=["dog", "cat"])}, image=pictures(1), label=[0]),
+            "class 0 is 'cat' in the training split and 'dog' in the test split",
+        ),
+        (
+            table({"image": Image(), "label": ClassLabel(names=["1", "0"])}, image=pictures(1), label=[0]),
+            table({"image": Image(), "label": Value("int64")}, image=pictures(1), label=[0]),
+            "column 'label' of the test split holds plain numbers, that of the training split classes by name; cast",
+        ),
+        (
+            table(TEXT, image=pictures(2), label=["00", "01"]),
+            table({"image": Image(), "label": Value("int64")}, image=pictures(1), label=[0]),
+            "the test split has 1 classes that the training split lacks: '0'",
         ),
         (
             table({"image": Image(), "label": ANIMALS}, image=pictures(1), label=[0]),
@@ -328,7 +359,7 @@ def test_parquet_file_without_class_names_takes_those_of_the_others(folder):
 def test_unknown_class_in_a_local_test_split_is_refused(folder):
     train = table(TEXT, image=pictures(2), label=["cat", "dog"])
     name = write_parquet(folder, train=train, test=table(TEXT, image=pictures(1), label=["emu"]))
-    with pytest.raises(ValueError, match="classes that the training split lacks: emu"):
+    with pytest.raises(ValueError, match="1 classes that the training split lacks: 'emu'"):
         load_images(name)
 
 

@@ -127,7 +127,7 @@ def test_impossible_selection_is_refused(counts, convention, message):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize(
     ("settings", "counts"),
-    [({}, [20, 8, 4]), ({"max_count": 15}, [15, 6, 3]), ({"kind": "step"}, [20, 4, 4])],
+    [({}, [30, 13, 6]), ({"max_count": 15}, [15, 6, 3]), ({"kind": "step"}, [30, 6, 6])],
 )
 def test_long_tailed_subset_holds_what_the_manifest_says(dataset, convention, settings, counts):
     subset, manifest = make_long_tailed(dataset, "label", 5, convention=convention, seed=3, **settings)
@@ -144,12 +144,42 @@ def test_long_tailed_subset_holds_what_the_manifest_says(dataset, convention, se
         ([0, 0, 0], "label", {}, "K >= 2"),
         ([0, 0, 1], "target", {}, "the dataset has no column 'target', only 'label'"),
         (["a", "b"], "label", {}, "column 'label' must hold integer class labels"),
-        ([[0], [1]], "label", {}, "column 'label' must hold integer class labels"),
-        ([0, None, 1], "label", {}, "column 'label' must hold integer class labels"),
+        ([[0], [1]], "label", {}, r"column 'label' holds list<item: int64> in all 2 rows, \[0\] in row 0"),
+        ([0, None, 1], "label", {}, "column 'label' has 1 of 3 rows without a class, the first is row 1"),
+        (
+            [0, 0, 1, 1],
+            "label",
+            {"imbalance_factor": 3},
+            "smallest class would be empty: max_count 2 / imbalance_factor 3",
+        ),
         ([0, 0, 1, 1], "label", {"max_count": 3}, "class 0 has 2 images, fewer than the 3 asked for"),
         ([0, 0, 1, 1], "label", {"kind": "pareto"}, "kind must be one of"),
     ],
 )
 def test_unsuitable_dataset_is_refused(labels, column, settings, message):
     with pytest.raises(ValueError, match=message):
-        make_long_tailed(Dataset.from_dict({"label": labels}), column, 1, **settings)
+        make_long_tailed(Dataset.from_dict({"label": labels}), column, **{"imbalance_factor": 1, **settings})
+
+
+LONG = [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]  # a tail of 5,000 / 500 = 10 already
+
+
+@pytest.mark.parametrize(
+    ("available", "factor", "kind", "largest", "total"),
+    [
+        (LONG, 100, "exp", 5000, 12_406),
+        (LONG, 100, "step", 1796, 9_065),
+        (LONG[::-1], 100, "exp", 500, 1_236),  # the head takes no more than class 0 has
+        ([500] * 100, 100, "exp", 500, 10_847),
+        ([5000] * 10, 100, "exp", 5000, 12_406),
+        ([5000, 300, 500], 100, "exp", 3009, 3_339),  # 3010 would take 301 of class 1
+        ([11, 7, 5], 2, "exp", 11, 23),
+        ([49, 49, 1], 40, "exp", 49, 57),
+        ([4, 2, 3], 1, "step", 2, 6),
+    ],
+)
+def test_long_tail_is_the_largest_that_fits(available, factor, kind, largest, total):
+    dataset = Dataset.from_dict({"label": np.repeat(range(len(available)), available)})
+    manifest = make_long_tailed(dataset, "label", factor, kind=kind)[1]
+    assert (manifest.class_counts[0], sum(manifest.class_counts)) == (largest, total)
+    assert manifest.num_rows == sum(available)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -223,9 +224,19 @@ def test_options_of_the_long_tail(settings, counts):
     assert len(splits.test) == 400
 
 
-def test_largest_class_has_as_many_images_as_the_smallest_had(digit_splits):
-    available = torch.tensor(load_splits(DataArguments()).train["label"][:]).bincount()
-    assert digit_splits.manifest.class_counts[0] == available.min()
+def test_largest_class_has_as_many_images_as_there_are():
+    available = torch.tensor(load_splits(DataArguments()).train["label"][:]).bincount().tolist()
+    counts = load_splits(DataArguments(imbalance_factor=20)).manifest.class_counts
+    assert counts == [138, 98, 70, 50, 36, 26, 18, 13, 9, 6] and available[0] == 138 > min(available)
+
+
+def test_size_of_the_subset_is_said_before_the_training(make_trainer, few_splits, capsys, monkeypatch):
+    trainer = make_trainer(splits=few_splits)
+    monkeypatch.setattr(trainer, "train", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        run(trainer, few_splits)
+    said = "imbalance_factor 20, exp: 201 of 1,397 training images, 60 in the largest class and 3 in the smallest\n"
+    assert said in capsys.readouterr().out
 
 
 def test_convention_and_seed_choose_the_images(digit_splits):
@@ -278,7 +289,7 @@ def grouped_folder(digit_splits, tmp_path, monkeypatch):
 
 
 def test_groups_of_classes_go_from_their_column_to_the_model(grouped_folder, digit_splits):
-    plain = DataArguments(dataset=grouped_folder, label_column="label", imbalance_factor=20)
+    plain = DataArguments(dataset=grouped_folder, label_column="label", imbalance_factor=20, max_count=135)
     splits = load_splits(dataclasses.replace(plain, group_column="parity"))
     assert splits.class_groups == [0, 1] * 5 and load_splits(plain).class_groups is None
     assert splits.train.column_names == splits.test.column_names == ["image", "label"]

@@ -12,7 +12,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from bce3s_hf.data.hold_out import hold_out_indices, left_out_indices
-from bce3s_hf.data.long_tail import CONVENTIONS, KINDS, long_tail_counts, make_long_tailed, select_indices
+from bce3s_hf.data.long_tail import (
+    CONVENTIONS,
+    KINDS,
+    largest_max_count,
+    long_tail_counts,
+    make_long_tailed,
+    select_indices,
+)
 from bce3s_hf.data.split_manifest import SplitManifest
 
 seeds = st.integers(0, 2**32 - 1)
@@ -41,6 +48,19 @@ def test_counts_fall_from_the_largest_to_a_share_of_it(num_classes, largest, fac
         assert math.log(count) <= exact + 1e-9 and exact < math.log(count + 1) + 1e-9
     if (num_classes, largest, factor) == (100, 500, 100.0):
         assert sum(counts) == 10_847
+
+
+@given(available=st.lists(st.integers(1, 60), min_size=2, max_size=8), factor=factors, kind=st.sampled_from(KINDS))
+@example(available=[30, 25, 20], factor=5.0, kind="exp")
+def test_profile_is_the_largest_that_fits(available, factor, kind):
+    def fits(largest):
+        counts = long_tail_counts(len(available), largest, factor, kind)
+        return all(count <= there for count, there in zip(counts, available, strict=True))
+
+    largest = largest_max_count(available, factor, kind)
+    assert largest >= 1
+    if largest * (1 / factor) >= 1:
+        assert fits(largest) and not fits(largest + 1)
 
 
 @given(num_classes=st.integers(2, 12), largest=st.integers(1, 200), factor=st.integers(1, 100))
