@@ -95,6 +95,7 @@ from bce3s_hf.experiments.splits import load_splits
 state = PartialState(cpu=True)
 splits = load_splits(DataArguments(dataset=sys.argv[1], on_bad_image="skip"))
 found = [state.num_processes, [image.row for image in splits.skipped], splits.train["label"][:]]
+found.append(splits.duplicates.record())
 print(json.dumps(found), file=open(f"{sys.argv[1]}/../found-{state.process_index}.json", "w"))
 """
 
@@ -102,6 +103,7 @@ print(json.dumps(found), file=open(f"{sys.argv[1]}/../found-{state.process_index
 @pytest.mark.slow
 def test_two_processes_skip_the_same_images_as_one(folder, tmp_path):
     put(folder, image_files.spoiled())
+    put(folder, {"copy.png": (folder / "test" / "owl" / "3.png").read_bytes()})
     splits = splits_of(folder, on_bad_image="skip")
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
@@ -109,7 +111,8 @@ def test_two_processes_skip_the_same_images_as_one(folder, tmp_path):
     subprocess.run([*launcher(2), str(script), str(folder)], env=environment, check=True)
     for process in range(2):
         found = json.loads((tmp_path / f"found-{process}.json").read_text())
-        assert found == [2, [image.row for image in splits.skipped], splits.train["label"][:]]
+        expected = [2, [image.row for image in splits.skipped], splits.train["label"][:], splits.duplicates.record()]
+        assert found == expected and len(splits.duplicates.pairs) == 1
 
 
 def test_skipping_leaves_the_rest_of_a_long_tail_as_it_is(folder):

@@ -14,9 +14,10 @@ from transformers import default_data_collator
 from bce3s_hf.data.columns import IMAGE, LABEL, column_values
 from bce3s_hf.data.decoding import decode_pil, decode_tensor
 from bce3s_hf.data.encoded_images import EncodedImages
-from bce3s_hf.data.hold_out import hold_out_indices
+from bce3s_hf.data.hold_out import hold_out_indices, warn_of_empty_classes
 from bce3s_hf.data.samplers import SampledRow
 from bce3s_hf.data.seeding import seeded
+from bce3s_hf.data.split_groups import number_groups
 
 
 def collate_images(items: list[dict[str, Tensor | int]] | dict[str, Tensor]) -> dict[str, Tensor]:
@@ -62,6 +63,7 @@ class ImageDataset(torch.utils.data.Dataset):
         augmentation: Callable[[Any], Tensor] | None = None,
         image_column: str = IMAGE,
         label_column: str = LABEL,
+        split_group: str | None = None,
         seed: int = 0,
     ) -> None:
         """Wrap `dataset`.
@@ -72,11 +74,13 @@ class ImageDataset(torch.utils.data.Dataset):
             augmentation: Random, for training, from an image uint8 (3, H, W); `transform` if None.
             image_column: Name of the image column.
             label_column: Name of the label column.
+            split_group: Name of a column of groups, text or whole numbers, that `hold_out` keeps whole: of patients,
+                say.
             seed: Of the augmentation.
 
         Raises:
-            ValueError: If a column is missing, `image_column` holds no images, a row has no image, or a label is no
-                class of the dataset.
+            ValueError: If a column is missing, `image_column` holds no images, a row has no image or no group, or a
+                label is no class of the dataset.
         """
         for argument, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in dataset.column_names:
@@ -95,6 +99,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.label_column = label_column
         self.seed = seed
         self.labels = column_values(dataset, label_column)
+        self.split_groups = None if split_group is None else number_groups(dataset, split_group)
         self._encoded = EncodedImages(dataset, image_column)
         missing = self._encoded.missing()
         if len(missing):
@@ -119,14 +124,20 @@ class ImageDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
-        """Split class by class into a training part and a part for validation, which is not augmented."""
-        train, validation = hold_out_indices(self.labels, fraction, seed)
+        """Split class by class into a training part and a part for validation, which is not augmented.
+
+        With `split_group`, whole groups are held out; classes that then have no image to validate on are warned of.
+        """
+        train, validation = hold_out_indices(self.labels, fraction, seed, self.split_groups)
+        if self.split_groups is not None:
+            warn_of_empty_classes(self.labels, validation, self.class_names, "validation")
         return self._subset(train, augmented=True), self._subset(validation, augmented=False)
 
     def _subset(self, rows: np.ndarray, augmented: bool) -> "ImageDataset":
         """Some of the images, augmented as here or not at all, with an epoch of their own."""
         part = copy.copy(self)
         part.dataset, part.labels = self.dataset.select(rows), self.labels[rows]
+        part.split_groups = None if self.split_groups is None else self.split_groups[rows]
         part._encoded, part._epoch = EncodedImages(part.dataset, self.image_column), _first_epoch()
         part.augmentation = self.augmentation if augmented else None
         return part

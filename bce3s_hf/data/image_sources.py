@@ -12,6 +12,7 @@ from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_
 from bce3s_hf.data.folder_layout import is_image_folder
 from bce3s_hf.data.image_files import find_image_files
 from bce3s_hf.data.image_folders import read_image_folder
+from bce3s_hf.data.split_groups import SPLIT_GROUP, check_groups_apart, group_values
 from bce3s_hf.data.split_names import choose_splits
 from bce3s_hf.text import printable
 
@@ -24,8 +25,10 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    split_group: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
+    need_test: bool = True,
     on_stray_file: str = "raise",
 ) -> DatasetDict:
     """Load training and test images with the columns `image` and `label`.
@@ -37,20 +40,23 @@ def load_images(
         image_column: Column of the images; found by its type if None.
         label_column: Column of the labels; found by its name, then by its type, if None, see `find_columns`.
         group_column: Column of the groups that the classes form, such as superclasses: integers or class labels.
+        split_group: Column of what must not be in two splits, such as patients: text or whole numbers.
         train_split: Split to train on, see `choose_splits`.
         test_split: Split to test on; "test" or else "validation" or the like if None.
+        need_test: Whether to load a test split.
         on_stray_file: What to do about files of a folder of images that would not be used: "raise" or "skip".
 
     Returns:
         Splits "train" and "test", both with an `Image` column `image` and a `ClassLabel` column `label`; "train" also
-        with a column `group` if `group_column` is given.
+        with a column `group` if `group_column` is given, and both with a column `split_group` if `split_group` is.
 
     Raises:
-        ValueError: If the dataset, a split or a column cannot be found, naming those there are.
+        ValueError: If the dataset, a split or a column cannot be found, naming those there are; or if both splits have
+            images of one `split_group`.
     """
     if name == "digits":
         given = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
-        for argument, value in {**given, "test_split": test_split}.items():
+        for argument, value in {**given, "split_group": split_group, "test_split": test_split}.items():
             if value is not None:
                 raise ValueError(
                     f"{argument} {value!r} is of no use with the digits, which have no choice; leave it out"
@@ -69,23 +75,28 @@ def load_images(
     else:
         splits = read_dataset(name)
     train_split, test_split = choose_splits(name, splits, train_split, test_split)
-    if test_split is None:
+    if need_test and test_split is None:
         raise ValueError(
             f"dataset {name!r} has no test or validation split, only {quoted(splits)}; give test_split, or "
             "test_fraction to test on a share of the training split"
         )
-    train, test = splits[train_split], splits[test_split]
+    train, test = splits[train_split], splits[test_split] if need_test else None
     image_column, label_column = find_columns(train, image_column, label_column)
     if group_column is not None:
         check_group_column(train, group_column, image_column, label_column)
+    if split_group is not None:
+        _check_split_group(train, test, split_group, (image_column, label_column, group_column))
     if train.info.builder_name == "parquet" and Path(name).is_dir():
         for column in filter(None, (label_column, group_column)):
             _check_class_names(name, train.features, column)
     numbered = isinstance(train.features[label_column], ClassLabel)
-    train = _standard(train, image_column, label_column, group_column=group_column)
+    train = _standard(train, image_column, label_column, group_column=group_column, split_group=split_group)
     names = train.features[LABEL].names
     check_distinct_names(names, label_column)
-    return DatasetDict(train=train, test=_standard(test, image_column, label_column, names=names, numbered=numbered))
+    if test is None:
+        return DatasetDict(train=train)
+    test = _standard(test, image_column, label_column, split_group=split_group, names=names, numbered=numbered)
+    return DatasetDict(train=train, test=test)
 
 
 def digits() -> DatasetDict:
@@ -150,12 +161,22 @@ def _check_class_names(folder: str, loaded: Features, label_column: str) -> None
             )
 
 
+def _check_split_group(train: Dataset, test: Dataset | None, split_group: str, others: tuple[str | None, ...]) -> None:
+    """Refuse a column that means something else, has rows without a group, or shows a group in both splits."""
+    if split_group in others:
+        raise ValueError(f"split_group {split_group!r} is the column of images, labels or groups of classes as well")
+    group_values(train, split_group, "training split")
+    if test is not None:
+        check_groups_apart(train, test, split_group)
+
+
 def _standard(
     dataset: Dataset,
     image_column: str,
     label_column: str,
     *,
     group_column: str | None = None,
+    split_group: str | None = None,
     names: list[str] | None = None,
     numbered: bool = False,
 ) -> Dataset:
@@ -174,6 +195,8 @@ def _standard(
     standard = {image_column: IMAGE, label_column: LABEL}
     if group_column is not None:
         standard[group_column] = GROUP
+    if split_group is not None:
+        standard[split_group] = SPLIT_GROUP
     missing = [column for column in standard if column not in dataset.column_names]
     if missing:
         raise ValueError(f"the test split has no column {missing[0]!r}, only {quoted(dataset.column_names)}")

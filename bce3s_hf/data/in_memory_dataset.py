@@ -38,6 +38,7 @@ class InMemoryImageDataset(ImageDataset):
         batch_augmentation: BatchAugmentation | None = None,
         image_column: str = IMAGE,
         label_column: str = LABEL,
+        split_group: str | None = None,
         seed: int = 0,
     ) -> None:
         """Decode `dataset`.
@@ -49,13 +50,15 @@ class InMemoryImageDataset(ImageDataset):
                 on the device.
             image_column: Name of the image column.
             label_column: Name of the label column.
+            split_group: As for `ImageDataset`.
             seed: Of the augmentation.
 
         Raises:
             ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read, or
                 images do not become uint8 of one shape.
         """
-        super().__init__(dataset, transform, image_column=image_column, label_column=label_column, seed=seed)
+        columns = {"image_column": image_column, "label_column": label_column, "split_group": split_group}
+        super().__init__(dataset, transform, **columns, seed=seed)
         self.batch_augmentation = batch_augmentation
         self.images = self._decoded(transform if batch_augmentation is None else batch_augmentation.pixels)
 

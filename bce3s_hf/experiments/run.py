@@ -18,6 +18,7 @@ from bce3s_hf.data import (
     train_transform,
 )
 from bce3s_hf.data.columns import IMAGE
+from bce3s_hf.data.split_groups import SPLIT_GROUP
 from bce3s_hf.evaluation.records import RunResult
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import Splits
@@ -93,7 +94,8 @@ def build_trainer(
 def evaluation_images(images: Dataset, data_config: dict[str, Any]) -> ImageDataset:
     """Images to evaluate on, for a model with this data configuration; small ones are decoded once."""
     in_memory = InMemoryImageDataset.fits(images, IMAGE, data_config)
-    return (InMemoryImageDataset if in_memory else ImageDataset)(images, eval_pixels(data_config))
+    kind = InMemoryImageDataset if in_memory else ImageDataset
+    return kind(images, eval_pixels(data_config), split_group=_split_group(images))
 
 
 def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArguments, seed: int) -> ImageDataset:
@@ -105,8 +107,14 @@ def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArg
         return evaluation_images(images, data_config)
     if args.augmentation != "random_resized_crop" and InMemoryImageDataset.fits(images, IMAGE, data_config):
         batch_augmentation = BatchAugmentation(data_config, args.augmentation)
-        return InMemoryImageDataset(images, transform, batch_augmentation=batch_augmentation, seed=seed)
-    return ImageDataset(images, transform, augmentation=augmentation, seed=seed)
+        return InMemoryImageDataset(
+            images, transform, batch_augmentation=batch_augmentation, split_group=_split_group(images), seed=seed
+        )
+    return ImageDataset(images, transform, augmentation=augmentation, split_group=_split_group(images), seed=seed)
+
+
+def _split_group(images: Dataset) -> str | None:
+    return SPLIT_GROUP if SPLIT_GROUP in images.column_names else None
 
 
 def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
@@ -118,6 +126,7 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
     )
     _say_subset(trainer, splits.manifest)
     _say_skipped(trainer, splits)
+    _say_split(trainer, splits)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return save_and_test(trainer, splits, **record)
 
@@ -136,6 +145,7 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
     Raises:
         SavingError: If something cannot be written, with what to do.
     """
+    duplicates = {**splits.duplicates.record(), "dropped": splits.dropped}  # which all processes look for
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step + 1
     if trainer.is_world_process_zero():
         with saving(MANIFEST_FILE, folder, step=step):
@@ -149,7 +159,8 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
         split = None if splits.manifest is None else _without_indices(splits.manifest)
         skipped = [asdict(image) for image in splits.skipped]
         content = {**run_record(trainer, result), "split": split, "lists": splits.lists}
-        content |= {"skipped_images": skipped, **record}
+        content |= {"skipped_images": skipped, "duplicates": duplicates}
+        content |= {"test_share": splits.test_share, "split_groups": _group_counts(trainer), **record}
         partial = folder / f"{RESULTS_FILE}.partial"
         with saving(RESULTS_FILE, folder, step=step):
             partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -173,6 +184,30 @@ def _say_skipped(trainer: BCE3STrainer, splits: Splits) -> None:
     if splits.skipped:
         first = "".join(f"\n  {image}" for image in splits.skipped[:10])
         trainer.accelerator.print(f"{len(splits.skipped)} training images cannot be read and are left out:{first}")
+
+
+def _say_split(trainer: BCE3STrainer, splits: Splits) -> None:
+    """Print which images are in training and test, how many were taken to test on, and the groups of each part."""
+    said = str(splits.duplicates)
+    if said:
+        left_out = "; they are left out of the training" if splits.dropped and splits.duplicates.pairs else ""
+        trainer.accelerator.print(f"{said}{left_out}")
+    if splits.test_share is not None:
+        images, share = splits.test_share["images"], splits.test_share["share"]
+        trainer.accelerator.print(f"{images} images to test on, {share:.1%} of the training split")
+    parts = _group_counts(trainer)
+    if parts is not None:
+        counts = (f"{name} {part['images']} images of {part['groups']} groups" for name, part in parts.items())
+        trainer.accelerator.print(f"no group is in two parts: {', '.join(counts)}")
+
+
+def _group_counts(trainer: BCE3STrainer) -> dict[str, dict[str, int]] | None:
+    """Images and groups of each part of the data, if it was split by groups."""
+    test = trainer.eval_dataset
+    parts = {"train": trainer.train_dataset, **(test if isinstance(test, dict) else {"test": test})}
+    if any(getattr(part, "split_groups", None) is None for part in parts.values()):
+        return None
+    return {name: {"images": len(part), "groups": len(set(part.split_groups))} for name, part in parts.items()}
 
 
 def _without_indices(manifest: SplitManifest) -> dict[str, Any]:

@@ -233,23 +233,33 @@ def trainer_of_checkpoint(
             f"the checkpoint was trained on {trained}, this is {given}; give the data settings of the first stage, "
             "such as imbalance_factor, manifest or validation_fraction"
         )
-    _check_images(Path(model.config.name_or_path), splits, args)
+    _check_images(Path(model.config.name_or_path), splits, args, data_args)
     return trainer
 
 
-def _check_images(checkpoint: Path, splits: Splits, args: BCE3STrainingArguments) -> None:
+def _check_images(checkpoint: Path, splits: Splits, args: BCE3STrainingArguments, data_args: DataArguments) -> None:
     """Compare with the record of the checkpoint's training, if there is one: class counts do not say which images."""
     path = checkpoint / RESULTS_FILE
     record = read_json(path)
     if record is None:
         return
-    trained = {"split": (record.get("split") or {}).get("sha256"), "lists": record.get("lists")}
+    trained = {name: (record.get(name) or {}).get("sha256") for name in ("split", "test_share")}
+    trained["lists"] = record.get("lists")
     given = {"split": None if splits.manifest is None else splits.manifest.sha256, "lists": splits.lists}
+    given["test_share"] = (splits.test_share or {}).get("sha256")
     for name, value in given.items():
         if value != trained[name]:
             raise ValueError(
                 f"the {name} {value} is not that of the training, {trained[name]} by {str(path)!r}: other images; "
                 "give its data settings, and the dataset in the same row order"
+            )
+    settings = record.get("data") or vars(data_args)  # what trains without a recipe records none
+    for name in ("split_group", "duplicates"):
+        value, before = getattr(data_args, name), settings.get(name, default_of(DataArguments, name))
+        if value != before and not {value, before} <= {"warn", "refuse"}:  # these two train on the same images
+            raise ValueError(
+                f"{name} {value} is not that of the training, {before} by {str(path)!r}: other images would be held "
+                "out or trained on"
             )
     fraction = record["training"]["validation_fraction"]
     for name, value in {"validation_fraction": fraction, "seed": record["seed"] if fraction else args.seed}.items():

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from transformers import HfArgumentParser
 
+from bce3s_hf.data.duplicates import MOST_PIXELS
 from bce3s_hf.data.image_lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
 from bce3s_hf.data.stray_files import ON_STRAY_FILE
@@ -57,7 +58,9 @@ class DataArguments:
     convention: str = field(
         default="first", metadata={"help": "How each class's images are picked.", "choices": list(CONVENTIONS)}
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of the conventions shuffle and choice."})
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of the conventions shuffle and choice, and of test_fraction."}
+    )
     held_out_per_class: int | None = field(
         default=None,
         metadata={"help": "Validate on up to so many images of each class, of those that imbalance_factor left out."},
@@ -85,8 +88,28 @@ class DataArguments:
             "choices": list(ON_STRAY_FILE),
         },
     )
+    duplicates: str = field(
+        default="warn",
+        metadata={
+            "help": "Training images that are test images too: warn of them, drop them from the training, or refuse "
+            "them. Images are equal if all their pixels are; of more than "
+            f"{MOST_PIXELS:,} pixels, warn compares the bytes of the files alone, and says so.",
+            "choices": ["warn", "drop", "refuse"],
+        },
+    )
+    split_group: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of what must not be in two of training, validation and test, such as patients or sites; "
+            "test_fraction, validation_fraction and held_out_per_class then keep its groups whole."
+        },
+    )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on: train, or else training."})
     test_split: str | None = field(default=None, metadata={"help": "Split to test on: test, or else validation."})
+    test_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Test on so large a share of train_split instead of on a test split, in (0, 1)."},
+    )
     augmentation: Annotated[str, Option("augmentation")] = field(
         default="none", metadata={"help": "Training transform.", "choices": list(AUGMENTATIONS)}
     )
@@ -108,6 +131,13 @@ class DataArguments:
         if self.imbalance_factor is None and self.max_count is not None:
             raise ValueError(f"max_count {self.max_count} needs imbalance_factor; give both or neither")
         check_within("split_seed", self.split_seed, "[0, 4294967296)")
+        if self.test_fraction is not None:
+            check_within("test_fraction", self.test_fraction, "(0, 1)")
+            if self.test_split is not None:
+                raise ValueError(
+                    f"test_fraction {self.test_fraction} tests on a share of train_split, test_split "
+                    f"{self.test_split!r} on that split; leave one out"
+                )
         if self.held_out_per_class is not None and self.held_out_per_class < 1:
             raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
         if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:
@@ -130,6 +160,13 @@ class DataArguments:
                 f"group_column {self.group_column!r} is of no use with train_list and test_list, which name no "
                 "groups; leave it out"
             )
+        for name in ("split_group", "test_fraction"):
+            value = getattr(self, name)
+            if self.train_list is not None and value is not None:
+                raise ValueError(
+                    f"{name} {value!r} is of no use with train_list and test_list, which say what to test on and name "
+                    "no groups; leave it out, or give the images as a folder or in parquet files"
+                )
 
 
 @dataclass

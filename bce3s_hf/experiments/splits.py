@@ -1,7 +1,9 @@
 """Images to train, to test and to validate on, by the data settings."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -10,16 +12,21 @@ from datasets import Dataset
 
 from bce3s_hf.data import SplitManifest, count_classes, load_images, make_long_tailed
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, column_values, find_class_groups
+from bce3s_hf.data.duplicates import Duplicates, find_duplicates
 from bce3s_hf.data.encoded_images import EncodedImages, UnreadableImage, unreadable_images
-from bce3s_hf.data.hold_out import left_out_indices
+from bce3s_hf.data.hold_out import hold_out_indices, left_out_indices, warn_of_empty_classes
 from bce3s_hf.data.image_lists import load_lists
 from bce3s_hf.data.list_files import list_sha256
+from bce3s_hf.data.split_groups import SPLIT_GROUP, number_groups
+from bce3s_hf.data.split_manifest import split_sha256
 from bce3s_hf.experiments.settings import DataArguments
 
 
 @dataclass(frozen=True)
 class Splits:
     """Training and test images with columns `image` and `label`, and what proves which images they are.
+
+    With `split_group`, they have a column of that name too.
 
     Attributes:
         train: Images to train on.
@@ -29,6 +36,11 @@ class Splits:
         validation: Images that the subset left out, if asked for.
         class_groups: Group of each of the K classes, if a column of groups was given.
         skipped: Training images that cannot be read and are not in `train`; their rows count with them.
+        test_share: Which rows of the training split are the test images, if `test_fraction` took them from there:
+            their number, their share, and the SHA-256 of their row numbers and labels.
+        compared: Which training images were test images too, if that was looked for when the images were loaded; their
+            rows count with what is not in `train`.
+        dropped: Whether these are not in `train`.
     """
 
     train: Dataset
@@ -38,6 +50,14 @@ class Splits:
     validation: Dataset | None = None
     class_groups: list[int] | None = None
     skipped: tuple[UnreadableImage, ...] = ()
+    test_share: dict[str, Any] | None = None
+    compared: Duplicates | None = None
+    dropped: bool = False
+
+    @cached_property
+    def duplicates(self) -> Duplicates:
+        """Which training images are, or were, test images too; looked for once, by all processes together."""
+        return self.compared or find_duplicates(self.train, self.test)
 
     @property
     def class_names(self) -> list[str]:
@@ -53,7 +73,8 @@ class Splits:
 def load_splits(args: DataArguments) -> Splits:
     """Load the data and, if asked, take its long-tailed subset, and of that the images that can be read.
 
-    Images to validate or test on are never skipped: figures on fewer of them would be other figures.
+    Images to validate or test on are never skipped: figures on fewer of them would be other figures. For the same
+    reason it is the training that loses the images that are in both, where `duplicates` says drop.
     """
     if args.train_list is not None:
         images = load_lists(args.dataset, args.train_list, args.test_list, published=args.published)
@@ -63,14 +84,21 @@ def load_splits(args: DataArguments) -> Splits:
             image_column=args.image_column,
             label_column=args.label_column,
             group_column=args.group_column,
+            split_group=args.split_group,
             train_split=args.train_split,
             test_split=args.test_split,
             on_stray_file=args.on_stray_file,
+            need_test=args.test_fraction is None,
         )
     whole, class_groups = images["train"], None
     if args.group_column is not None:
         class_groups = find_class_groups(whole)
         whole = whole.remove_columns(GROUP)
+    test_share = None
+    if args.test_fraction is None:
+        test = images["test"]
+    else:
+        whole, test, test_share = _share_to_test(whole, args)
     train = whole
     manifest = validation = None
     if args.manifest is not None:
@@ -95,23 +123,55 @@ def load_splits(args: DataArguments) -> Splits:
     if args.train_list is not None:
         lists = {Path(file).name: list_sha256(file) for file in (args.train_list, args.test_list)}
     if args.held_out_per_class is not None:
+        labels, groups = column_values(whole, LABEL), _groups(whole)
         taken = np.union1d(manifest.indices, EncodedImages(whole, IMAGE).missing())  # rows without an image are none
-        left = left_out_indices(column_values(whole, LABEL), taken, args.held_out_per_class)
+        left = left_out_indices(labels, taken, args.held_out_per_class, groups)
         validation = whole.select(left)
-    skipped = ()
-    if args.on_bad_image == "skip":
-        train, skipped = _readable(train)
-    return Splits(train, images["test"], manifest, lists, validation, class_groups, skipped)
+        if groups is not None:
+            warn_of_empty_classes(labels, left, whole.features[LABEL].names, "validation")
+    compared = None if args.duplicates == "warn" else find_duplicates(train, test, all_pixels=True)
+    if args.duplicates == "refuse" and compared.pairs:
+        raise ValueError(f"duplicates refuse: {compared}; remove them from one of both, or give --duplicates drop")
+    skipped = _unreadable(train) if args.on_bad_image == "skip" else ()
+    dropped = [row for row, _ in compared.pairs] if args.duplicates == "drop" else []
+    left_out = np.union1d([image.row for image in skipped], dropped)
+    if len(left_out):
+        train = train.select(np.setdiff1d(np.arange(len(train)), left_out))
+    return Splits(
+        train,
+        test,
+        manifest,
+        lists,
+        validation,
+        class_groups,
+        skipped,
+        test_share=test_share,
+        compared=compared,
+        dropped=args.duplicates == "drop",
+    )
 
 
-def _readable(train: Dataset) -> tuple[Dataset, tuple[UnreadableImage, ...]]:
-    """Images that can be read, and the others, the same in all processes, each of which decodes a share."""
+def _groups(images: Dataset) -> np.ndarray | None:
+    """Number of the group of each image, int (N,), if they have groups."""
+    return number_groups(images, SPLIT_GROUP) if SPLIT_GROUP in images.column_names else None
+
+
+def _share_to_test(images: Dataset, args: DataArguments) -> tuple[Dataset, Dataset, dict[str, Any]]:
+    """Images to train on, images to test on, and what proves which these are."""
+    labels, groups = column_values(images, LABEL), _groups(images)
+    train, test = hold_out_indices(labels, args.test_fraction, args.split_seed, groups)
+    if groups is not None:
+        warn_of_empty_classes(labels, test, images.features[LABEL].names, "test")
+    share = {"images": len(test), "share": len(test) / len(images), "sha256": split_sha256(labels, test)}
+    return images.select(train), images.select(test), share
+
+
+def _unreadable(train: Dataset) -> tuple[UnreadableImage, ...]:
+    """Images that cannot be read, the same in all processes, each of which decodes a share."""
     state = PartialState()
     share = range(state.process_index, len(train), state.num_processes)
     found = gather_object(unreadable_images(train, IMAGE, share))
     skipped = tuple(sorted(found, key=lambda image: image.row))
     if len(skipped) == len(train):
         raise ValueError(f"on_bad_image skip: none of the {len(train)} training images can be read; {skipped[0]}")
-    if not skipped:
-        return train, skipped
-    return train.select(np.setdiff1d(np.arange(len(train)), [image.row for image in skipped])), skipped
+    return skipped

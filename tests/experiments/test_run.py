@@ -274,7 +274,7 @@ def test_source_settings_reach_the_loader(monkeypatch, digit_splits):
     settings = {"image_column": "img", "label_column": "fine", "train_split": "all", "test_split": "val"}
     settings |= {"on_stray_file": "skip"}
     load_splits(DataArguments(dataset="birds", **settings))
-    assert calls == [("birds", {**settings, "group_column": None})]
+    assert calls == [("birds", {**settings, "group_column": None, "split_group": None, "need_test": True})]
 
 
 @pytest.fixture
