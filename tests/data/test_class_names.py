@@ -27,7 +27,7 @@ class Own(Dataset):
 def table(names=NAMES, labels=LABELS, other=(0, 0, 1, 1)):
     features = {"image": datasets.Image(), "other": datasets.ClassLabel(names=["in", "out"])}
     features["animal"] = datasets.ClassLabel(names=names)
-    columns = {"image": [None] * len(labels), "animal": labels, "other": list(other)}
+    columns = {"image": [np.zeros((2, 2, 3), np.uint8)] * len(labels), "animal": labels, "other": list(other)}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
