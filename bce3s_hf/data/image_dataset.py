@@ -1,7 +1,7 @@
 """A dataset of labelled images for the Trainer, augmented the same way in every run of a seed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class ImageDataset(torch.utils.data.Dataset):
         image_column: str = IMAGE,
         label_column: str = LABEL,
         seed: int = 0,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         """Wrap `dataset`.
 
@@ -73,9 +74,12 @@ class ImageDataset(torch.utils.data.Dataset):
             image_column: Name of the image column.
             label_column: Name of the label column.
             seed: Of the augmentation.
+            pixel_range: `model.config.pixel_range`: of images with more than 8 bits a channel, the values that become
+                black and white.
 
         Raises:
-            ValueError: If a column is missing, `image_column` holds no images, or a label is no class of the dataset.
+            ValueError: If a column is missing, `image_column` holds no images, a label is no class of the dataset, or
+                images have more than 8 bits a channel and there is no `pixel_range`.
         """
         for argument, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in dataset.column_names:
@@ -98,7 +102,9 @@ class ImageDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"label_column {label_column!r} holds {self.labels.min()}, which is no class; remove such rows"
             )
-        self._encoded = EncodedImages(dataset, image_column)
+        self.pixel_range = pixel_range
+        self._encoded = EncodedImages(dataset, image_column, pixel_range)
+        self._encoded.refuse_deep()
         self._epoch = _first_epoch()
 
     @property
@@ -124,7 +130,8 @@ class ImageDataset(torch.utils.data.Dataset):
         """Some of the images, augmented as here or not at all, with an epoch of their own."""
         part = copy.copy(self)
         part.dataset, part.labels = self.dataset.select(rows), self.labels[rows]
-        part._encoded, part._epoch = EncodedImages(part.dataset, self.image_column), _first_epoch()
+        part._encoded = EncodedImages(part.dataset, self.image_column, self.pixel_range)
+        part._epoch = _first_epoch()
         part.augmentation = self.augmentation if augmented else None
         return part
 

@@ -1,6 +1,6 @@
 """Labelled images of one size, decoded once, for batches that are augmented on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class InMemoryImageDataset(ImageDataset):
         image_column: str = IMAGE,
         label_column: str = LABEL,
         seed: int = 0,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         """Decode `dataset`.
 
@@ -50,12 +51,14 @@ class InMemoryImageDataset(ImageDataset):
             image_column: Name of the image column.
             label_column: Name of the label column.
             seed: Of the augmentation.
+            pixel_range: As for `ImageDataset`.
 
         Raises:
-            ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read, or
-                images do not become uint8 of one shape.
+            ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read or needs a
+                `pixel_range`, or images do not become uint8 of one shape.
         """
-        super().__init__(dataset, transform, image_column=image_column, label_column=label_column, seed=seed)
+        columns = {"image_column": image_column, "label_column": label_column}
+        super().__init__(dataset, transform, **columns, seed=seed, pixel_range=pixel_range)
         self.batch_augmentation = batch_augmentation
         self.images = self._decoded(transform if batch_augmentation is None else batch_augmentation.pixels)
 

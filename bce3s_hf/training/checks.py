@@ -105,12 +105,24 @@ def prepare_datasets(
         if args.validation_fraction:
             train_dataset, validation = train_dataset.hold_out(args.validation_fraction, args.seed)
             eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
+        _check_pixel_range(train_dataset, model, "train_dataset")
         model.config.class_counts = _class_counts(train_dataset, model).tolist()
     if model.config.class_counts is None:
         raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
     for name, dataset in _by_name(eval_dataset).items():
+        _check_pixel_range(dataset, model, f"eval_dataset {name!r}")
         check_labels(dataset, model, f"eval_dataset {name!r}")
     return train_dataset, eval_dataset
+
+
+def _check_pixel_range(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> None:
+    """Refuse images that were brought to 8 bits by another range than the model's, by which it is to be used."""
+    given, known = getattr(dataset, "pixel_range", None), model.config.pixel_range
+    if given is not None and list(given) != known:
+        raise ValueError(
+            f"{name} was made with pixel_range {list(given)}, the model with {known}; give both the same: "
+            "pixel_range=... of from_timm, and model.config.pixel_range of ImageDataset"
+        )
 
 
 def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
