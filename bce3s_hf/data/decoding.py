@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bce3s_hf.data.deep_images import deep_colours, grey_in_8_bits
 
+_AS_STORED = Image()  # whatever mode the column has, which would clip deep images
 LARGE_FILE = 2**18  # bytes; a JPEG of so many pixels that PIL refuses it is larger
 
 
@@ -42,7 +43,7 @@ def decode_pil(
     content = _content(encoded)
     if content:
         encoded = {"bytes": content, "path": None}
-    image = deep_colours(content, pixel_range) or Image().decode_example(encoded)
+    image = deep_colours(content, pixel_range) or _AS_STORED.decode_example(encoded)
     image.load()
     if image.mode[0] in "IF":
         image = grey_in_8_bits(image, pixel_range)
