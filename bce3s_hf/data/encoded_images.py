@@ -102,9 +102,9 @@ class EncodedImages:
             return
         row, first = measured[0]
         low, high = min(found.low for _, found in measured), max(found.high for _, found in measured)
-        ends = f"{low:.6g} {high:.6g}"
+        ends, path = f"{low:.6g} {high:.6g}", self.paths([row])[0] or _EMBEDDED
         raise ValueError(
-            f"images have more than 8 bits a channel, such as image {row} ({self.paths([row])[0] or _EMBEDDED}), of mode "
+            f"images have more than 8 bits a channel, such as image {row} ({path}), of mode "
             f"{first.mode}; {len(measured)} of them that were looked at hold values from {low:.6g} to {high:.6g}. Say "
             f"which values become black and white; others are clipped: pixel_range {ends}, or the range of what took "
             f"them (--pixel_range {ends} of a training recipe; in Python pixel_range=[{ends.replace(' ', ', ')}] of "
@@ -160,9 +160,7 @@ def unreadable_images(dataset: Dataset, image_column: str, rows: Iterable[int]) 
         return [image for image in threads.map(failure, rows) if image is not None]
 
 
-def _in_colour(
-    encoded: dict[str, Any] | None, feature: Image, pixel_range: Sequence[float] | None
-) -> PIL.Image.Image:
+def _in_colour(encoded: dict[str, Any] | None, feature: Image, pixel_range: Sequence[float] | None) -> PIL.Image.Image:
     return decode_pil(encoded, feature, pixel_range).convert("RGB")
 
 

@@ -96,7 +96,7 @@ def predict_images(
     """Predict images, one after the other as they are asked for.
 
     They are read as the images of training were: turned as their EXIF orientation says, on white ground where they are
-    transparent, those with more than 8 bits a channel by `config.pixel_range`, in colour or grey as the backbone wants.
+    transparent, with more than 8 bits a channel by `config.pixel_range`, in colour or grey as the backbone wants.
 
     Args:
         model: A trained model, put into evaluation mode.

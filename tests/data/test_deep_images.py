@@ -107,12 +107,21 @@ def test_transparency_of_deep_images_is_white():
 
 def test_16_bit_colours_in_a_tiff_are_refused():
     rows = np.zeros((2, 2, 3), np.uint16).tobytes()
-    entries = [(256, 3, 2), (257, 3, 2), (258, 3, 16), (259, 3, 1), (262, 3, 2), (273, 4, 8), (277, 3, 3), (279, 4, 24)]
+    entries = [
+        (256, 3, 2),
+        (257, 3, 2),
+        (258, 3, 16),
+        (259, 3, 1),
+        (262, 3, 2),
+        (273, 4, 8),
+        (277, 3, 3),
+        (279, 4, 24),
+    ]
     table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
     table = table.replace(struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 3, 32 + 2 + 96 + 4))
     content = b"II*\0" + struct.pack("<I", 32) + rows + struct.pack("<H", 8) + table + bytes(4)
     content += struct.pack("<HHH", 16, 16, 16)
-    with pytest.raises(ValueError, match="TIFF file with 16 bits a channel of RGB, of which PIL keeps 8; save it as PNG"):
+    with pytest.raises(ValueError, match="a TIFF file with 16 bits a channel of RGB, .* save it as PNG"):
         decode_pil({"bytes": content, "path": None}, Image(), (0, 1))
 
 
@@ -123,7 +132,7 @@ def scans(*tops):
 @pytest.mark.parametrize("kind", [ImageDataset, InMemoryImageDataset])
 def test_dataset_is_refused_when_it_is_made_with_the_range_of_its_images(kind):
     message = (
-        r"image 0 \(embedded in the dataset\), of mode I;16; 3 of them that were looked at hold values from 0 to 4095. "
+        r"image 0 \(embedded in the dataset\), of mode I;16; 3 of them that were looked at hold values from 0 to 4095"
         r".*pixel_range 0 4095,.*--pixel_range 0 4095"
     )
     with pytest.raises(ValueError, match=message):
@@ -161,6 +170,9 @@ def test_range_does_not_touch_images_of_8_bits():
 
 @pytest.mark.parametrize("pixel_range", [[1], [1, 1], [5, 2], [0, float("inf")], [0, float("nan")], "01", [0, "1"], 3])
 def test_what_is_no_range_is_refused(pixel_range):
-    for make in (lambda: BCE3SConfig(pixel_range=pixel_range), lambda: ImageDataset(scans(1), np.asarray, pixel_range=pixel_range)):
+    for make in (
+        lambda: BCE3SConfig(pixel_range=pixel_range),
+        lambda: ImageDataset(scans(1), np.asarray, pixel_range=pixel_range),
+    ):
         with pytest.raises(ValueError, match="pixel_range must be two finite numbers"):
             make()

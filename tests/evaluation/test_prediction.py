@@ -138,7 +138,9 @@ def test_grey_deep_and_transparent_pictures_are_read_as_in_training(channels, tm
     deep = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 16)
     real = PIL.Image.fromarray(np.asarray(grey).astype(np.float32) * 16)
     clear = PIL.Image.new("RGBA", (12, 12), (10, 20, 30, 0))
-    save(tmp_path, grey=grey, deep=deep, color=noise(12, 12), clear=clear, white=PIL.Image.new("RGB", (12, 12), "white"))
+    save(
+        tmp_path, grey=grey, deep=deep, color=noise(12, 12), clear=clear, white=PIL.Image.new("RGB", (12, 12), "white")
+    )
     expected = only(model, grey).scores
     for image in (tmp_path / "deep.png", tmp_path / "grey.png", deep, real):
         assert only(model, image).scores == expected

@@ -6,8 +6,8 @@ import json
 import re
 import struct
 import sys
-from pathlib import Path
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
