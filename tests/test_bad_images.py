@@ -56,7 +56,7 @@ def test_every_whole_kind_of_image_is_trained_on(make_trainer, folder):
     put(folder, image_files.whole())
     splits = splits_of(folder, on_bad_image="skip")
     assert splits.skipped == () and len(splits.train) == 3 * PER_CLASS + len(image_files.whole())
-    trainer = trainer_of(make_trainer, splits)
+    trainer = trainer_of(make_trainer, splits, pixel_range=[0, 65535])
     trainer.train()
     assert np.isfinite(trainer.state.log_history[0]["loss"])
 

@@ -17,6 +17,7 @@ from datasets import Dataset, Image
 
 from bce3s_hf.data.columns import IMAGE, LABEL, column_values
 from bce3s_hf.data.decoding import decode_pil
+from bce3s_hf.data.deep_images import DeepImageError
 from bce3s_hf.data.encoded_images import EncodedImages
 
 MOST_PIXELS = 2**32  # to decode without being asked to: more than a minute of one core
@@ -32,8 +33,9 @@ class Duplicates:
     """Which training images are test images too.
 
     Attributes:
-        compared: "pixels": equal in size and in all pixels as decoded, in RGB, whatever the format and the metadata;
-            or "files": equal byte by byte. An image that was compressed anew or resized is found by neither.
+        compared: "pixels": equal in size and in all pixels as decoded, in RGB, whatever the format and the metadata
+            (images with more than 8 bits a channel byte by byte); or "files": equal byte by byte. An image that was
+            compressed anew or resized is found by neither.
         pairs: Row of each such training image, and of the first test image that is equal to it.
         names: Of the first ten pairs.
         test_images: Test images that are training images too.
@@ -148,7 +150,10 @@ def _hashes(parts: tuple[Dataset, Dataset], rows: Iterable[int], hasher: Hasher)
 
 
 def _of_pixels(encoded: dict[str, Any], feature: Image) -> bytes:
-    image = decode_pil(encoded, feature).convert("RGB")
+    try:
+        image = decode_pil(encoded, feature).convert("RGB")
+    except DeepImageError:  # whose pixels are not known before a range is
+        return _of_file(encoded, feature)
     return _digest(f"{image.size}".encode() + image.tobytes())
 
 

@@ -1,9 +1,10 @@
 """The images of a dataset as they are stored: decoded one by one, measured, and named where they cannot be read."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,14 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from bce3s_hf.data.decoding import decode_pil
+from bce3s_hf.data.deep_images import DeepImageError, check_pixel_range, is_deep
 
-Decoder = Callable[[dict[str, Any] | None, Image], PIL.Image.Image | Tensor]
+Decoder = Callable[[dict[str, Any] | None, Image, Sequence[float] | None], PIL.Image.Image | Tensor]
+LOOKED_AT = 32  # images, spread over the column, whose headers say whether it needs a pixel_range
+MEASURED = 1000  # images at most, spread as well, whose range of values is told then
+_EMBEDDED = "embedded in the dataset"
+_REPLACE = "Replace or remove it; among training images, --on_bad_image skip leaves out those that it finds beforehand"
+_GIVE_RANGE = "Give one to all such images, or bring them to 8 bits"
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class UnreadableImage:
     problem: str
 
     def __str__(self) -> str:
-        return f"image {self.row} ({self.path or 'embedded in the dataset'}) cannot be read: {self.problem}"
+        return f"image {self.row} ({self.path or _EMBEDDED}) cannot be read: {self.problem}"
 
 
 class UnreadableImageError(ValueError):
@@ -51,13 +58,19 @@ class UnreadableImageError(ValueError):
 class EncodedImages:
     """A column of images, each decoded when it is asked for."""
 
-    def __init__(self, dataset: Dataset, image_column: str) -> None:
+    def __init__(self, dataset: Dataset, image_column: str, pixel_range: Sequence[float] | None = None) -> None:
         """Look at a column.
 
         Args:
             dataset: With an `Image` column, whatever its settings of decoding are.
             image_column: Its name.
+            pixel_range: As for `decode_pil`.
+
+        Raises:
+            ValueError: If `pixel_range` is no range.
         """
+        check_pixel_range(pixel_range)
+        self._pixel_range = pixel_range
         self._column = image_column
         self._feature = Image(mode=dataset.features[image_column].mode)
         self._stored = dataset.select_columns(image_column).cast_column(image_column, Image(decode=False))
@@ -71,14 +84,51 @@ class EncodedImages:
         stored: dict[str, Any] | None = None
         try:
             stored = self._stored[row][self._column]
-            return decoder(stored, self._feature)
+            return decoder(stored, self._feature, self._pixel_range)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
             image = UnreadableImage(row, (stored or {}).get("path"), str(error))
-            raise UnreadableImageError(
-                f"{image}. Replace or remove it; among training images, --on_bad_image skip leaves out those that it "
-                "finds beforehand",
-                image,
-            ) from error
+            remedy = _GIVE_RANGE if isinstance(error, DeepImageError) else _REPLACE
+            raise UnreadableImageError(f"{image}. {remedy}", image) from error
+
+    def refuse_deep(self) -> None:
+        """Refuse images with more than 8 bits a channel if there is no `pixel_range`, by a spread of the images.
+
+        Raises:
+            ValueError: With the range of their values.
+        """
+        if self._pixel_range is not None or not any(map(self._is_deep, self._spread(LOOKED_AT))):
+            return
+        with ThreadPoolExecutor() as threads:
+            measured = [*filter(None, threads.map(self._deep_values, self._spread(MEASURED)))]
+        if not measured:  # none that can be read
+            return
+        row, first = measured[0]
+        low, high = min(found.low for _, found in measured), max(found.high for _, found in measured)
+        ends, path = f"{low:.6g} {high:.6g}", self.paths([row])[0] or _EMBEDDED
+        raise ValueError(
+            f"images have more than 8 bits a channel, such as image {row} ({path}), of mode "
+            f"{first.mode}; {len(measured)} of them that were looked at hold values from {low:.6g} to {high:.6g}. Say "
+            f"which values become black and white; others are clipped: pixel_range {ends}, or the range of what took "
+            f"them (--pixel_range {ends} of a training recipe; in Python pixel_range=[{ends.replace(' ', ', ')}] of "
+            "from_timm, and then of each ImageDataset, as model.config.pixel_range)"
+        )
+
+    def _spread(self, count: int) -> list[int]:
+        """At most so many rows, from the first to the last."""
+        rows = len(self._stored)
+        return np.unique(np.linspace(0, rows - 1, min(rows, count)).round().astype(int)).tolist()
+
+    def _is_deep(self, row: int) -> bool:
+        return bool(_header(self._stored[row][self._column], is_deep))
+
+    def _deep_values(self, row: int) -> tuple[int, DeepImageError] | None:
+        """The row, and what is known of its values, if it is an image with more than 8 bits a channel."""
+        try:
+            self.decode(row, decode_pil)
+        except UnreadableImageError as error:
+            if isinstance(error.__cause__, DeepImageError):
+                return row, error.__cause__
+        return None
 
     def missing(self) -> np.ndarray:
         """Sorted rows that hold no image, int (M,).
@@ -97,7 +147,8 @@ class EncodedImages:
     def sizes(self) -> Iterator[tuple[int, int] | None]:
         """Width and height that each image's header tells, or None if it cannot be read."""
         for start in range(0, len(self._stored), 1000):
-            yield from map(_header_size, self._stored[start : start + 1000][self._column])
+            for image in self._stored[start : start + 1000][self._column]:
+                yield _header(image, attrgetter("size"))
 
 
 def unreadable_images(dataset: Dataset, image_column: str, rows: Iterable[int]) -> list[UnreadableImage]:
@@ -108,7 +159,7 @@ def unreadable_images(dataset: Dataset, image_column: str, rows: Iterable[int]) 
         image_column: Its name.
         rows: Of the images to decode.
     """
-    images = EncodedImages(dataset, image_column)
+    images = EncodedImages(dataset, image_column, pixel_range=(0, 1))  # any: who trains on them gives the right one
 
     def failure(row: int) -> UnreadableImage | None:
         try:
@@ -127,14 +178,15 @@ def _without_image(stored: pa.ChunkedArray) -> np.ndarray:
     return content & path
 
 
-def _in_colour(encoded: dict[str, Any] | None, feature: Image) -> PIL.Image.Image:
-    return decode_pil(encoded, feature).convert("RGB")
+def _in_colour(encoded: dict[str, Any] | None, feature: Image, pixel_range: Sequence[float] | None) -> PIL.Image.Image:
+    return decode_pil(encoded, feature, pixel_range).convert("RGB")
 
 
-def _header_size(image: dict[str, Any] | None) -> tuple[int, int] | None:
+def _header(image: dict[str, Any] | None, told: Callable[[PIL.Image.Image], Any]) -> Any:
+    """What the header of an image tells, or None if it cannot be read."""
     try:
         source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
         with PIL.Image.open(source) as opened:  # reads no more than the header
-            return opened.size
+            return told(opened)
     except Exception:  # decoding names what is wrong with the image
         return None

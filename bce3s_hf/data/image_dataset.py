@@ -1,7 +1,7 @@
 """A dataset of labelled images for the Trainer, augmented the same way in every run of a seed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class ImageDataset(torch.utils.data.Dataset):
         label_column: str = LABEL,
         split_group: str | None = None,
         seed: int = 0,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         """Wrap `dataset`.
 
@@ -77,10 +78,12 @@ class ImageDataset(torch.utils.data.Dataset):
             split_group: Name of a column of groups, text or whole numbers, that `hold_out` keeps whole: of patients,
                 say.
             seed: Of the augmentation.
+            pixel_range: `model.config.pixel_range`: of images with more than 8 bits a channel, the values that become
+                black and white.
 
         Raises:
-            ValueError: If a column is missing, `image_column` holds no images, a row has no image or no group, or a
-                label is no class of the dataset.
+            ValueError: If a column is missing, `image_column` holds no images, a row has no image or no group, a label
+                is no class of the dataset, or images have more than 8 bits a channel and there is no `pixel_range`.
         """
         for argument, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in dataset.column_names:
@@ -100,13 +103,15 @@ class ImageDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.labels = column_values(dataset, label_column)
         self.split_groups = None if split_group is None else number_groups(dataset, split_group)
-        self._encoded = EncodedImages(dataset, image_column)
+        self.pixel_range = pixel_range
+        self._encoded = EncodedImages(dataset, image_column, pixel_range)
         missing = self._encoded.missing()
         if len(missing):
             raise ValueError(
                 f"image_column {image_column!r} has {len(missing):,} of {len(dataset):,} rows without an image, the "
                 f"first is row {missing[0]}; remove such rows; of training images, --on_bad_image skip leaves them out"
             )
+        self._encoded.refuse_deep()
         self._epoch = _first_epoch()
 
     @property
@@ -138,7 +143,8 @@ class ImageDataset(torch.utils.data.Dataset):
         part = copy.copy(self)
         part.dataset, part.labels = self.dataset.select(rows), self.labels[rows]
         part.split_groups = None if self.split_groups is None else self.split_groups[rows]
-        part._encoded, part._epoch = EncodedImages(part.dataset, self.image_column), _first_epoch()
+        part._encoded = EncodedImages(part.dataset, self.image_column, self.pixel_range)
+        part._epoch = _first_epoch()
         part.augmentation = self.augmentation if augmented else None
         return part
 

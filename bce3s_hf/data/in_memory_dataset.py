@@ -1,6 +1,6 @@
 """Labelled images of one size, decoded once, for batches that are augmented on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class InMemoryImageDataset(ImageDataset):
         label_column: str = LABEL,
         split_group: str | None = None,
         seed: int = 0,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         """Decode `dataset`.
 
@@ -52,13 +53,14 @@ class InMemoryImageDataset(ImageDataset):
             label_column: Name of the label column.
             split_group: As for `ImageDataset`.
             seed: Of the augmentation.
+            pixel_range: As for `ImageDataset`.
 
         Raises:
-            ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read, or
-                images do not become uint8 of one shape.
+            ValueError: If a column is missing, a label is no class of the dataset, an image cannot be read or needs a
+                `pixel_range`, or images do not become uint8 of one shape.
         """
         columns = {"image_column": image_column, "label_column": label_column, "split_group": split_group}
-        super().__init__(dataset, transform, **columns, seed=seed)
+        super().__init__(dataset, transform, **columns, seed=seed, pixel_range=pixel_range)
         self.batch_augmentation = batch_augmentation
         self.images = self._decoded(transform if batch_augmentation is None else batch_augmentation.pixels)
 

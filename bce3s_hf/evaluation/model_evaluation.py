@@ -79,7 +79,7 @@ def evaluation_dataset(model: BCE3SForImageClassification, images: datasets.Data
             "the checkpoint was never trained: its configuration has no class_counts, which Many / Medium / Few go "
             "by; give one that BCE3STrainer saved"
         )
-    dataset = ImageDataset(images, eval_transform(config.data_config))
+    dataset = ImageDataset(images, eval_transform(config.data_config), pixel_range=config.pixel_range)
     if dataset.class_names is not None:
         model.check_class_names(dataset.class_names)
     if len(np.unique(dataset.labels)) < 2:

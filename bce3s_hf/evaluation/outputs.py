@@ -86,10 +86,10 @@ def classify_features(
     Returns:
         Predicted classes, int (N,), and their scores, float (N,), as of `model.top_classes`.
     """
-    device = next(model.classifier.parameters()).device
+    weight = model.classifier.weight
     predictions, confidences = [], []
     for parts in zip(*(view.split(batch_size) for view in views), strict=True):
-        logits = torch.stack([model.classifier(part.to(device)).float() for part in parts]).mean(dim=0)
+        logits = torch.stack([model.classifier(part.to(weight)).float() for part in parts]).mean(dim=0)
         classes, scores = model.top_classes(logits)
         predictions.append(classes[:, 0].cpu())
         confidences.append(scores[:, 0].cpu())

@@ -10,18 +10,20 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image
 from torch import Tensor
 
-from bce3s_hf.data import ImageDataset, eval_transform
-from bce3s_hf.data.columns import IMAGE, LABEL
+from bce3s_hf.data import eval_transform
+from bce3s_hf.data.columns import IMAGE
+from bce3s_hf.data.decoding import decode_pil
+from bce3s_hf.data.encoded_images import EncodedImages
 from bce3s_hf.data.image_files import find_image_files
 from bce3s_hf.evaluation.outputs import forward_images
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.text import printable, spreadsheet_cell
 
 NONE_OF_THESE = "none of these"
-_PICTURE = Features({IMAGE: Image(), LABEL: Value("int64")})
+_PICTURE = Features({IMAGE: Image()})
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """Predict images, one after the other as they are asked for.
 
-    They are read as the images of training were: turned as their EXIF orientation says, in colour or grey as the
-    backbone wants.
+    They are read as the images of training were: turned as their EXIF orientation says, on white ground where they are
+    transparent, with more than 8 bits a channel by `config.pixel_range`, in colour or grey as the backbone wants.
 
     Args:
         model: A trained model, put into evaluation mode.
@@ -119,7 +121,7 @@ def _predict_batches(
 ) -> Iterator[Prediction]:
     transform = eval_transform(model.config.data_config)
     while batch := list(islice(images, batch_size)):
-        views, errors = _read(batch, transform)
+        views, errors = _read(batch, transform, model.config.pixel_range)
         top = _top_classes(model, views, top_k)
         for row, image in enumerate(batch):
             path = image if isinstance(image, Path) else None
@@ -130,7 +132,9 @@ def _predict_batches(
 
 
 def _read(
-    images: list[Path | PIL.Image.Image], transform: Callable[[PIL.Image.Image], Tensor]
+    images: list[Path | PIL.Image.Image],
+    transform: Callable[[PIL.Image.Image], Tensor],
+    pixel_range: list[float] | None,
 ) -> tuple[dict[int, Tensor], dict[int, str]]:
     """By position, the images as the model wants them, and what is wrong with those that cannot be read."""
     sources, views, errors = {}, {}, {}
@@ -139,11 +143,11 @@ def _read(
             sources[position] = _source(image)
         except OSError as error:
             errors[position] = _why_unread(error)
-    columns = {IMAGE: list(sources.values()), LABEL: [0] * len(sources)}  # labels that stand for nothing
-    dataset = ImageDataset(Dataset.from_dict(columns, features=_PICTURE), transform)
+    dataset = Dataset.from_dict({IMAGE: list(sources.values())}, features=_PICTURE)
+    encoded = EncodedImages(dataset, IMAGE, pixel_range)
     for row, position in enumerate(sources):
         try:
-            views[position] = dataset[row]["pixel_values"]
+            views[position] = transform(encoded.decode(row, decode_pil))
         except ValueError as error:
             errors[position] = _why_unread(error.__cause__ or error)
     return views, errors

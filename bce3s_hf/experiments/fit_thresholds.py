@@ -86,7 +86,8 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
         "test": answers_by_group(test_predictions, test_scores, test.labels, thresholds, counts),
     }
     if outside is not None:
-        dataset = ImageDataset(outside, eval_transform(model.config.data_config))
+        transform = eval_transform(model.config.data_config)
+        dataset = ImageDataset(outside, transform, pixel_range=model.config.pixel_range)
         figures = outside_figures(test_scores, *_predict(trainer, dataset), thresholds)
         record["outside"] = {"dataset": args.outside, **figures}
     record["definitions"] = _THRESHOLD_DEFINITIONS

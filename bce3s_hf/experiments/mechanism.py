@@ -138,8 +138,9 @@ def measure_run(run: TrainedRun, *, batch_size: int = 256) -> dict[str, Any]:
         of all `measures_by_class`; `per_class`: these quantities of the last checkpoint, K values each.
     """
     counts = np.asarray(run.class_counts)
-    data_config = BCE3SConfig.from_pretrained(run.checkpoints[-1].folder).data_config
-    images = [evaluation_images(part, data_config) for part in (run.splits.train, run.splits.test)]
+    config = BCE3SConfig.from_pretrained(run.checkpoints[-1].folder)
+    parts = (run.splits.train, run.splits.test)
+    images = [evaluation_images(part, config.data_config, config.pixel_range) for part in parts]
     points = []
     for point in run.checkpoints:
         model = load_checkpoint(str(point.folder))

@@ -83,34 +83,37 @@ def build_trainer(
             f"held_out_per_class {data_args.held_out_per_class} and validation_fraction {args.validation_fraction} "
             "both hold out images; leave one out"
         )
-    data_config = model.config.data_config
-    train = _training_images(splits.train, data_config, data_args, args.seed)
-    test = evaluation_images(splits.test, data_config)
+    data_config, pixel_range = model.config.data_config, model.config.pixel_range
+    train = _training_images(splits.train, data_config, pixel_range, data_args, args.seed)
+    test = evaluation_images(splits.test, data_config, pixel_range)
     if splits.validation is not None:
-        test = {"test": test, "validation": evaluation_images(splits.validation, data_config)}
+        test = {"test": test, "validation": evaluation_images(splits.validation, data_config, pixel_range)}
     return BCE3STrainer(model, args, train_dataset=train, eval_dataset=test)
 
 
-def evaluation_images(images: Dataset, data_config: dict[str, Any]) -> ImageDataset:
-    """Images to evaluate on, for a model with this data configuration; small ones are decoded once."""
+def evaluation_images(
+    images: Dataset, data_config: dict[str, Any], pixel_range: list[float] | None = None
+) -> ImageDataset:
+    """Images to evaluate on, for a model with these settings of its configuration; small ones are decoded once."""
     in_memory = InMemoryImageDataset.fits(images, IMAGE, data_config)
     kind = InMemoryImageDataset if in_memory else ImageDataset
-    return kind(images, eval_pixels(data_config), split_group=_split_group(images))
+    return kind(images, eval_pixels(data_config), split_group=_split_group(images), pixel_range=pixel_range)
 
 
-def _training_images(images: Dataset, data_config: dict[str, Any], args: DataArguments, seed: int) -> ImageDataset:
+def _training_images(
+    images: Dataset, data_config: dict[str, Any], pixel_range: list[float] | None, args: DataArguments, seed: int
+) -> ImageDataset:
     """Augmented images; small ones are decoded once, and augmented by the batch."""
     options = {name: getattr(args, name) for name in ("auto_augment", "re_prob", "color_jitter")}
     augmentation = train_transform(data_config, args.augmentation, **options)
     transform = eval_pixels(data_config)
     if args.augmentation == "none":
-        return evaluation_images(images, data_config)
+        return evaluation_images(images, data_config, pixel_range)
+    given = {"split_group": _split_group(images), "seed": seed, "pixel_range": pixel_range}
     if args.augmentation != "random_resized_crop" and InMemoryImageDataset.fits(images, IMAGE, data_config):
         batch_augmentation = BatchAugmentation(data_config, args.augmentation)
-        return InMemoryImageDataset(
-            images, transform, batch_augmentation=batch_augmentation, split_group=_split_group(images), seed=seed
-        )
-    return ImageDataset(images, transform, augmentation=augmentation, split_group=_split_group(images), seed=seed)
+        return InMemoryImageDataset(images, transform, batch_augmentation=batch_augmentation, **given)
+    return ImageDataset(images, transform, augmentation=augmentation, **given)
 
 
 def _split_group(images: Dataset) -> str | None:

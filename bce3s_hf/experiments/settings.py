@@ -176,6 +176,12 @@ class ModelArguments:
     backbone: str = field(default="resnet32_cifar", metadata={"help": "Any timm model with a linear classifier."})
     pretrained: bool = field(default=False, metadata={"help": "Start from timm's weights."})
     image_size: int | None = field(default=None, metadata={"help": "Side of the images; the backbone's own."})
+    pixel_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "LOW HIGH: of images with more than 8 bits a channel, the values that become black and white."
+        },
+    )
     backbone_kwargs: str = field(
         default="{}", metadata={"help": """More for timm.create_model, as JSON: '{"drop_path_rate": 0.1}'."""}
     )
@@ -268,7 +274,8 @@ def parse_arguments(
     settings = read_yaml(chosen.config, "config", default_config) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"config {str(chosen.config)!r} must hold lines `setting: value`")
-    nested = [key for key, value in settings.items() if value is None or isinstance(value, (dict, list))]
+    kinds = {key: dict if key == "pixel_range" else (dict, list) for key in settings}  # it alone has two numbers
+    nested = [key for key, value in settings.items() if value is None or isinstance(value, kinds[key])]
     if nested:
         raise ValueError(
             f"{nested[0]} in {str(chosen.config)!r} must be one number, text or true/false; leave it out for none"
@@ -287,13 +294,18 @@ def parse_settings(
     """
     parser = HfArgumentParser(classes, allow_abbrev=False)
     *arguments, unknown = parser.parse_args_into_dataclasses(
-        [f"--{key}={value}" for key, value in settings.items()] + (overrides or []),
+        [word for key, value in settings.items() for word in _words(key, value)] + (overrides or []),
         look_for_args_file=False,
         return_remaining_strings=True,
     )
     if unknown:
         raise ValueError(f"unknown setting {unknown[0].partition('=')[0]!r}; --help lists all")
     return tuple(arguments)
+
+
+def _words(key: str, value: Any) -> list[str]:
+    """A setting as on a command line."""
+    return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
 
 
 def read_yaml(path: Path, kind: str, example: Path) -> Any:

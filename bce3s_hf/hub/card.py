@@ -180,6 +180,7 @@ def _sections(config: dict[str, Any], record: dict[str, Any], parts: dict[str, s
         "joint": settings["joint"],
         "second_stage": inline_code(record.get("second_stage", {}).get("method", "")),
         "thresholds": settings.get("score_thresholds") is not None,
+        "pixel_range": [repr(float(end)) for end in settings.get("pixel_range") or ()],
         "threshold_facts": threshold_facts(record.get("thresholds", {})),
         "data": data_facts(config, record),
         "protocol": protocol(stages),

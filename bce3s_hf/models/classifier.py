@@ -23,6 +23,7 @@ from bce3s_hf.losses import (
     sampled_uniformity_loss,
     total_loss,
 )
+from bce3s_hf.losses.precision import is_half
 from bce3s_hf.models.backbone import (
     architecture_of,
     backbone_data_config,
@@ -268,7 +269,7 @@ class BCE3SForImageClassification(PreTrainedModel):
 
         Args:
             pixel_values: B images, and after them M mixed ones, shape (B + M, C, H, W), normalised as
-                `config.data_config` says.
+                `config.data_config` says; a model in half precision computes in it.
             labels: Of the B images; hard, long (B,), or soft, float (B, K).
             mixed_targets: Soft labels of the M mixed images, float (M, K); None if there are none. (Not "..._labels",
                 by which transformers would take them for labels that every batch has.)
@@ -283,6 +284,8 @@ class BCE3SForImageClassification(PreTrainedModel):
         Raises:
             ValueError: If labels or classes have a wrong shape, dtype or range.
         """
+        if is_half(self.dtype):  # as it was loaded
+            pixel_values = pixel_values.to(self.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.only_classifier):
             features = backbone_features(self.backbone, pixel_values)
         output = BCE3SOutput(features=features if output_features else None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from bce3s_hf.data.deep_images import check_pixel_range
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.models.backbone import LOADING
 from bce3s_hf.models.label_maps import check_label2id, label_of_each_name, named_classes
@@ -126,6 +127,8 @@ class BCE3SConfig(PreTrainedConfig):
         class_groups: Group of each class, such as the number of its superclass, shape (K,); for "bce_grouped" only.
         prior_bias: Whether the bias started at the log-odds of the class prior; set by `from_timm`.
         data_config: timm's data configuration of the images: input_size, mean, std, interpolation, crop_pct, ...
+        pixel_range: Of images with more than 8 bits a channel, [low, high]: the values that become black and white,
+            linear between, clipped outside; None if there were no such images.
         score_thresholds: For each class the score below which the answer is "none of these", in [0, 1], shape (K,).
         **kwargs: Arguments of `PreTrainedConfig`, such as `num_labels`, or `id2label`: the name of each class by its
             number, from 0. `label2id` follows from that.
@@ -156,6 +159,7 @@ class BCE3SConfig(PreTrainedConfig):
         class_groups: list[int] | None = None,
         prior_bias: bool = False,
         data_config: dict[str, Any] | None = None,
+        pixel_range: list[float] | None = None,
         score_thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -183,6 +187,7 @@ class BCE3SConfig(PreTrainedConfig):
         if soft_targets != "full" and "bce" not in (joint, contrastive):
             raise ValueError(f"soft_targets {soft_targets!r} is for BCE forms; joint is {joint!r}, leave it out")
         check_class_groups(uniformity, class_groups)
+        check_pixel_range(pixel_range)
         if projection_dim < 1:
             raise ValueError(f"projection_dim must be at least 1, got {projection_dim}")
         check_loss_settings(lambda_ss, lambda_cc, contrastive_temperature)
@@ -205,6 +210,7 @@ class BCE3SConfig(PreTrainedConfig):
         self.class_groups = class_groups
         self.prior_bias = prior_bias
         self.data_config = data_config
+        self.pixel_range = None if pixel_range is None else list(pixel_range)
         self.score_thresholds = score_thresholds
         super().__init__(**kwargs)
 

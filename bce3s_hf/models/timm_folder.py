@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from bce3s_hf.models import resnet_cifar
+from bce3s_hf.models.backbone import input_size
 from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, read_settings
 
 CONFIG_FILE = "config.json"
@@ -102,7 +103,10 @@ def export(model: nn.Module, folder: str | os.PathLike) -> None:
         shutil.copyfile(inspect.getfile(resnet_cifar), folder / SOURCE_FILE)
     save_for_hf(plain, str(folder), model_config=own, safe_serialization=True)
     settings = json.loads((folder / CONFIG_FILE).read_text())
-    settings["model_args"] = config.backbone_kwargs  # timm's has num_classes too, which transformers gives twice
+    settings["model_args"] = dict(config.backbone_kwargs)  # timm's has num_classes, which transformers gives twice
+    if plain.pretrained_cfg.get("fixed_input_size") and not settings["pretrained_cfg"]["fixed_input_size"]:
+        # with dynamic_img_size, timm would take another size for built in, and fit the embedding of positions to that
+        settings["model_args"].setdefault("img_size", list(input_size(plain)[1:]))
     settings["pretrained_cfg"] |= {**config.data_config, "classifier": _classifier_name(plain)}
     for name in _OF_OTHER_WEIGHTS:
         settings["pretrained_cfg"].pop(name, None)

@@ -155,10 +155,12 @@ def prepare_datasets(
             eval_dataset = {"validation": validation, **_by_name(eval_dataset)}
     _take_class_names(model, train_dataset, *_by_name(eval_dataset).values())
     if train_dataset is not None:
+        _check_pixel_range(train_dataset, model, "train_dataset")
         model.config.class_counts = _class_counts(train_dataset, model).tolist()
     if model.config.class_counts is None:
         raise ValueError("train_dataset is needed: the model was never trained and knows no class counts")
     for name, dataset in _by_name(eval_dataset).items():
+        _check_pixel_range(dataset, model, f"eval_dataset {name!r}")
         check_labels(dataset, model, f"eval_dataset {name!r}")
     return train_dataset, eval_dataset
 
@@ -171,6 +173,16 @@ def _take_class_names(model: BCE3SForImageClassification, *datasets: Dataset | N
     names = next((names for names in found if names is not None), None)
     if names is not None and len(names) == model.config.num_labels:
         model.config.id2label = dict(enumerate(names))
+
+
+def _check_pixel_range(dataset: Dataset, model: BCE3SForImageClassification, name: str) -> None:
+    """Refuse images that were brought to 8 bits by another range than the model's, by which it is to be used."""
+    given, known = getattr(dataset, "pixel_range", None), model.config.pixel_range
+    if given is not None and list(given) != known:
+        raise ValueError(
+            f"{name} was made with pixel_range {list(given)}, the model with {known}; give both the same: "
+            "pixel_range=... of from_timm, and model.config.pixel_range of ImageDataset"
+        )
 
 
 def _by_name(datasets: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:

@@ -107,18 +107,15 @@ def test_row_without_an_image_is_refused(decode):
 @pytest.mark.parametrize(
     ("mode", "form", "colour", "expected"),
     [
-        ("RGBA", "PNG", (200, 100, 50, 128), (200, 100, 50)),
-        ("LA", "PNG", (100, 30), (100, 100, 100)),
         ("L", "PNG", 100, (100, 100, 100)),
         ("1", "PNG", 1, (255, 255, 255)),
         ("CMYK", "TIFF", (0, 51, 102, 0), (255, 204, 153)),
-        ("I;16", "PNG", 100 * 257, (100, 100, 100)),
         ("RGB", "WEBP", (200, 200, 200), (200, 200, 200)),
     ],
 )
 def test_every_mode_becomes_colour(mode, form, colour, expected):
     image = encoded(PILImage.new(mode, (16, 12), colour), form)
-    assert decode_pil(image, Image()).mode == ("L" if mode == "I;16" else mode)
+    assert decode_pil(image, Image()).mode == mode
     expected = torch.tensor(expected, dtype=torch.uint8).view(3, 1, 1).expand(3, 12, 16)
     assert torch.equal(decode_tensor(image, Image()), expected)
 
@@ -128,6 +125,39 @@ def test_palette_becomes_colour():
     image = encoded(indexed, "PNG")
     assert decode_pil(image, Image()).mode == "P"
     assert torch.equal(decode_tensor(image, Image()), pil_to_tensor(indexed.convert("RGB")))
+
+
+def glyph(mode):
+    """A black square on transparent ground, of which half lies under half-transparent red; and what it looks like."""
+    image = PILImage.new("RGBA", (4, 2), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    white, black = [255] * 3, [0] * 3
+    seen = [[white, black, white, white], [white] * 4]
+    if mode == "RGBA":
+        image.putpixel((2, 1), (200, 100, 50, 51))  # a fifth of it
+        seen[1][2] = [244, 224, 214]
+    if mode == "P":
+        grounded = PILImage.new("P", (4, 2), 1)
+        grounded.putpalette([0, 0, 0, 90, 80, 70])
+        grounded.putpixel((1, 0), 0)
+        return encoded(grounded, "PNG", transparency=1), seen
+    if mode in ("L", "RGB", "1"):  # a colour that stands for transparency
+        ground = {"L": 90, "RGB": (90, 80, 70), "1": 1}[mode]
+        keyed = PILImage.new(mode, (4, 2), ground)
+        keyed.putpixel((1, 0), (0, 0, 0) if mode == "RGB" else 0)
+        return encoded(keyed, "PNG", transparency=ground), seen
+    return encoded(image.convert(mode), "PNG"), seen
+
+
+@pytest.mark.parametrize("column", [None, "RGB", "L"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "1"])
+def test_what_is_transparent_is_white(mode, column):
+    image, seen = glyph(mode)
+    expected = torch.tensor(seen, dtype=torch.uint8).permute(2, 0, 1)
+    if column == "L":
+        expected = pil_to_tensor(PILImage.fromarray(expected.permute(1, 2, 0).numpy()).convert("L")).expand(3, 2, 4)
+    for found in (decode_tensor(image, Image(column)), pil_to_tensor(decode_pil(image, Image(column)).convert("RGB"))):
+        torch.testing.assert_close(found, expected, atol=1, rtol=0)
 
 
 def test_photographs_are_those_of_pil():

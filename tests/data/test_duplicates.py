@@ -64,6 +64,12 @@ def test_grey_picture_in_one_channel_or_three():
     assert find_duplicates(split(encoded(grey)), split(encoded(grey.convert("RGB")))).pairs == ((0, 0),)
 
 
+def test_deep_pictures_are_compared_by_their_files():
+    deep = [encoded(PILImage.fromarray(np.full((4, 4), value, np.uint16))) for value in (700, 701)]
+    found = find_duplicates(split(*deep), split(deep[1]))
+    assert (found.pairs, found.unread) == (((1, 0),), 0)
+
+
 @pytest.mark.parametrize(
     "other",
     [encoded(PICTURES[0], "JPEG"), encoded(PICTURES[0].crop((0, 0, 12, 7))), encoded(PICTURES[0].resize((12, 9)))],

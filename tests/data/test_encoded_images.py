@@ -33,7 +33,7 @@ def images_of(*images):
 
 def dataset_of(images, augmentation):
     augment = train_transform(CONFIG, augmentation) if augmentation else None
-    return ImageDataset(images, eval_transform(CONFIG), augmentation=augment)
+    return ImageDataset(images, eval_transform(CONFIG), augmentation=augment, pixel_range=(0, 65535))
 
 
 @pytest.mark.parametrize("augmentation", ["random_resized_crop", "crop_flip", None])

@@ -271,8 +271,8 @@ def test_oblong_images_of_one_size_do_not_fit():
 
 def test_first_image_that_differs_ends_the_search(monkeypatch):
     source = images_of(NOISE[0], NOISE[1][:8, :8], *NOISE[2:])
-    sizes, header_size = [], encoded_images._header_size
-    monkeypatch.setattr(encoded_images, "_header_size", lambda image: sizes.append(header_size(image)) or sizes[-1])
+    sizes, header = [], encoded_images._header
+    monkeypatch.setattr(encoded_images, "_header", lambda *args: sizes.append(header(*args)) or sizes[-1])
     assert not InMemoryImageDataset.fits(source, "image", CONFIG)
     assert sizes == [(16, 16), (8, 8)]
 

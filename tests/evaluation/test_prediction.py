@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from bce3s_hf import BCE3SForImageClassification, eval_transform, load_images
+from bce3s_hf.evaluation.outputs import classify_features, collect_outputs
 from bce3s_hf.evaluation.prediction import (
     Prediction,
     PredictionCounts,
@@ -131,15 +132,47 @@ def test_pictures_are_turned_as_their_exif_orientation_says(model, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_16_bit_and_transparent_pictures_are_read_as_in_training(channels, tmp_path):
-    model = make_model(backbone_kwargs={"in_chans": channels})
+def test_grey_deep_and_transparent_pictures_are_read_as_in_training(channels, tmp_path):
+    model = make_model(backbone_kwargs={"in_chans": channels}, pixel_range=[0, 4080])
     grey = noise(12, 12, mode="L")
-    wide = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    save(tmp_path, grey=grey, wide=wide, color=noise(12, 12), clear=noise(12, 12, mode="RGBA"))
+    deep = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 16)
+    real = PIL.Image.fromarray(np.asarray(grey).astype(np.float32) * 16)
+    clear = PIL.Image.new("RGBA", (12, 12), (10, 20, 30, 0))
+    save(
+        tmp_path, grey=grey, deep=deep, color=noise(12, 12), clear=clear, white=PIL.Image.new("RGB", (12, 12), "white")
+    )
     expected = only(model, grey).scores
-    assert only(model, tmp_path / "wide.png").scores == only(model, tmp_path / "grey.png").scores == expected
+    for image in (tmp_path / "deep.png", tmp_path / "grey.png", deep, real):
+        assert only(model, image).scores == expected
     assert only(model, tmp_path / "color.png").scores != expected
-    assert only(model, tmp_path / "clear.png").error == ""
+    assert only(model, tmp_path / "clear.png").scores == only(model, clear).scores
+    assert only(model, clear).scores == only(model, tmp_path / "white.png").scores
+
+
+def test_deep_picture_is_an_error_of_its_own_where_the_model_has_no_range(model):
+    deep = PIL.Image.fromarray(np.arange(144, dtype=np.uint16).reshape(12, 12))
+    broken, whole = predict_images(model, [deep, noise(12, 12)])
+    assert broken.labels == [] and "mode I;16, values from 0 to 143), and there is no pixel_range" in broken.error
+    assert whole.error == "" and len(whole.labels) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_model_saved_in_half_precision_predicts_and_is_evaluated(dtype, make_trainer, digit_splits, tmp_path):
+    make_trainer(image_size=16).model.to(dtype).save_pretrained(tmp_path)
+    half = BCE3SForImageClassification.from_pretrained(tmp_path)
+    whole = BCE3SForImageClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    assert half.dtype == dtype
+    images = digit_splits.test[:20]["image"]
+    for one, other in zip(predict_images(half, images), predict_images(whole, images), strict=True):
+        scores = dict(zip(other.labels, other.scores, strict=True))
+        assert one.scores == pytest.approx([scores.get(label, one.scores[0]) for label in one.labels], abs=0.02)
+    trainer = make_trainer(half, image_size=16)
+    outputs = collect_outputs(half, trainer.eval_dataset)
+    assert outputs.features.dtype == torch.float32
+    predictions, scores = classify_features([outputs.features], half)
+    assert scores.dtype == np.float32
+    accuracy = np.mean(predictions == np.asarray(trainer.eval_dataset.labels))
+    assert trainer.evaluate()["eval_accuracy"] == pytest.approx(accuracy, abs=0.02)
 
 
 def test_digits_are_predicted_as_the_trainer_predicts_them(make_trainer, digit_splits):

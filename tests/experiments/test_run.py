@@ -6,16 +6,17 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import ROOT
 from datasets import ClassLabel, Dataset, Features
 from sklearn.metrics import accuracy_score, recall_score
 
-from bce3s_hf import BCE3SForImageClassification, BCE3STrainingArguments
-from bce3s_hf.data import SplitManifest, load_images, normalize
+from bce3s_hf import BCE3SForImageClassification, BCE3STrainer, BCE3STrainingArguments, ImageDataset
+from bce3s_hf.data import SplitManifest, eval_pixels, load_images, normalize
 from bce3s_hf.experiments.evaluation_settings import EvaluationArguments, ThresholdArguments
-from bce3s_hf.experiments.run import build_model, run
+from bce3s_hf.experiments.run import build_model, build_trainer, run
 from bce3s_hf.experiments.second_stage import METHODS, SecondStageArguments
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, ModelArguments, parse_arguments
 from bce3s_hf.experiments.splits import load_splits
@@ -45,6 +46,48 @@ def test_yaml_wins_over_defaults_and_the_command_line_over_yaml(parse):
     assert (model.backbone, model.image_size, model.joint) == ("resnet20_cifar", 16, "bce")
     assert (data.imbalance_factor, data.dataset) == (50, "digits")
     assert (training.lambda_ss, training.learning_rate, training.seed) == (0.3, 0.3, 4)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Folder of digits in two classes as a camera of 12 bits saves them."""
+    folder = tmp_path_factory.mktemp("scans")
+    for split in ("train", "test"):
+        for label in range(2):
+            place = folder / split / f"class_{label}"
+            place.mkdir(parents=True)
+            for row in range(4):
+                pixels = np.random.default_rng(row).integers(label * 1000, 3000, (12, 12), dtype=np.uint16)
+                PIL.Image.fromarray(pixels).save(place / f"{row}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "options"), [("", ["--pixel_range", "-8", "4095"]), ("pixel_range: [-8, 4095]", []), ("", [])]
+)
+def test_pixel_range_reaches_model_and_images_or_deep_images_are_refused(parse, scans, text, options):
+    text += f"\ndataset: {scans}\nbackbone: test_resnet\nimage_size: 32\ncontrastive: none"
+    model_args, data_args, args = parse(text, *options)
+    splits = load_splits(data_args)
+    model = build_model(model_args, splits, seed=0)
+    if model_args.pixel_range is None:
+        with pytest.raises(ValueError, match="more than 8 bits a channel, such as .*png.*--pixel_range 4 2994 of"):
+            build_trainer(model, splits, args, data_args)
+        return
+    trainer = build_trainer(model, splits, args, data_args)
+    for place in (model.config, trainer.train_dataset, trainer.eval_dataset):
+        assert place.pixel_range == [-8, 4095]
+    levels = trainer.eval_dataset[0]["pixel_values"]
+    assert 0 <= levels.min() < 40 and 150 < levels.max() < 200  # 2,999 of 4,095
+
+
+def test_another_pixel_range_than_the_model_s_is_refused(parse, scans):
+    model_args, data_args, args = parse(f"dataset: {scans}\nbackbone: test_resnet\nimage_size: 32")
+    splits = load_splits(data_args)
+    model = build_model(model_args, splits, seed=0)
+    dataset = ImageDataset(splits.train, eval_pixels(model.config.data_config), pixel_range=(0, 9))
+    with pytest.raises(ValueError, match=r"train_dataset was made with pixel_range \[0, 9\], the model with None"):
+        BCE3STrainer(model, args, train_dataset=dataset)
 
 
 def test_later_option_wins(parse):

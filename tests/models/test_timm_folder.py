@@ -118,6 +118,20 @@ def test_logits_settings_and_training_state_survive(name, settings, tmp_path):
         assert torch.equal(before[key], after[key]), key
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+@pytest.mark.parametrize("size", [None, 96])
+def test_positions_of_a_model_for_any_size_survive(name, size, tmp_path):
+    model = make(name, size, backbone_kwargs={"dynamic_img_size": True})
+    torch.nn.init.normal_(model.backbone.pos_embed)
+    model.export(tmp_path)
+    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    again = BCE3SForImageClassification.from_pretrained(tmp_path).eval()
+    for side in (model.config.data_config["input_size"][1], 64):
+        images = torch.randn(2, 3, side, side)
+        for other in (plain, again):
+            torch.testing.assert_close(logits_of(other, images), logits_of(model, images), rtol=0, atol=1e-5)
+
+
 def test_vectors_of_the_plain_model_have_length_one():
     model = make("test_resnet")
     plain = plain_timm_model(model)
