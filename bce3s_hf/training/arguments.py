@@ -32,6 +32,11 @@ NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and
     "label_names": (None, "labels are called labels"),
     "remove_unused_columns": (False, "images pass a transform, which makes the columns"),
 }
+NOT_FOR_LOADERS = {  # settings of accelerate, the values that do no harm, and why not another
+    "split_batches": ((False,), "per_device_train_batch_size is of each device, not to be divided among them"),
+    "even_batches": ((True,), "processes would have different numbers of images, and wait for each other for ever"),
+    "dispatch_batches": ((None, False), "every process reads its own images, with the seeds of their augmentation"),
+}
 
 
 def computes_bf16(use_cpu: bool) -> bool:
@@ -142,13 +147,13 @@ class BCE3STrainingArguments(TrainingArguments):
     validation_fraction: Annotated[float, Option("run", "[0, 1)")] = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
-    flip_averaging: Annotated[bool, Option("run")] = field(
+    flip_averaging: Annotated[bool, Option("run", changeable=True)] = field(
         default=False,
         metadata={
             "help": "Also evaluate by the mean of the logits of an image and its mirror image: flip_accuracy, ..."
         },
     )
-    channels_last: Annotated[bool, Option("run")] = field(
+    channels_last: Annotated[bool, Option("run", changeable=True)] = field(
         default=True, metadata={"help": "Channels innermost in memory: convolutions run faster so."}
     )
 
@@ -170,22 +175,22 @@ class BCE3STrainingArguments(TrainingArguments):
     max_grad_norm: Annotated[float, Option("optimization", "[0, inf)")] = field(
         default=0.0, metadata={"help": "Gradient clipping by norm; 0 for none."}
     )
-    per_device_train_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+    per_device_train_batch_size: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=64, metadata={"help": "Images a step and device."}
     )
-    per_device_eval_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+    per_device_eval_batch_size: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=256, metadata={"help": "Images a step and device, evaluation."}
     )
-    logging_strategy: Annotated[str, Option("run")] = field(
+    logging_strategy: Annotated[str, Option("run", changeable=True)] = field(
         default="epoch", metadata={"help": "When to log: no, steps or epoch."}
     )
-    save_strategy: Annotated[str, Option("run")] = field(
+    save_strategy: Annotated[str, Option("run", changeable=True)] = field(
         default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."}
     )
-    save_total_limit: Annotated[int | None, Option("run")] = field(
+    save_total_limit: Annotated[int | None, Option("run", changeable=True)] = field(
         default=1, metadata={"help": "Checkpoints to keep."}
     )
-    remove_unused_columns: Annotated[bool, Option("run")] = field(
+    remove_unused_columns: Annotated[bool, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Always off: images pass a transform."}
     )
     bf16: Annotated[bool | None, Option("optimization")] = field(
@@ -196,13 +201,13 @@ class BCE3STrainingArguments(TrainingArguments):
             "const": True,
         },
     )
-    logging_nan_inf_filter: Annotated[bool, Option("run")] = field(
+    logging_nan_inf_filter: Annotated[bool, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Hide losses that are not finite."}
     )
     hub_strategy: Annotated[str, Option("hub")] = field(
         default="end", metadata={"help": "Always end: what is pushed is the published folder."}
     )
-    ddp_find_unused_parameters: Annotated[bool | None, Option("run")] = field(
+    ddp_find_unused_parameters: Annotated[bool | None, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Every parameter is used."}
     )
     num_train_epochs: Annotated[float, Option("run", "(0, inf)", first_stage=True)] = field(
@@ -214,16 +219,16 @@ class BCE3STrainingArguments(TrainingArguments):
     warmup_steps: Annotated[float, Option("optimization", "[0, inf)", first_stage=True)] = field(
         default=0, metadata={"help": "Steps in which the learning rate rises from 0; below 1, their share of all."}
     )
-    gradient_accumulation_steps: Annotated[int, Option("run", "[1, inf)")] = field(
+    gradient_accumulation_steps: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=1, metadata={"help": "Batches whose gradients are added up for a step."}
     )
     fp16: Annotated[bool, Option("optimization")] = field(
         default=False, metadata={"help": "Compute in float16, with loss scaling."}
     )
-    torch_compile: Annotated[bool, Option("optimization")] = field(
+    torch_compile: Annotated[bool, Option("optimization", changeable=True)] = field(
         default=False, metadata={"help": "Compile the model by torch.compile."}
     )
-    dataloader_num_workers: Annotated[int, Option("run", "[0, inf)")] = field(
+    dataloader_num_workers: Annotated[int, Option("run", "[0, inf)", changeable=True)] = field(
         default=0, metadata={"help": "Processes that read images, for each process; 0 reads them in it."}
     )
 
@@ -249,6 +254,7 @@ class BCE3STrainingArguments(TrainingArguments):
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default, for SGD
         super().__post_init__()
+        self._check_accelerator()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
@@ -287,6 +293,16 @@ class BCE3STrainingArguments(TrainingArguments):
             value = getattr(self, name, fitting)
             if value != fitting:
                 raise ValueError(f"{name} {value!r} is of no use here: {reason}; leave it out")
+
+    def _check_accelerator(self) -> None:
+        """Settings of accelerate's loaders by which steps would have other images than these arguments say."""
+        for name, (fitting, reason) in NOT_FOR_LOADERS.items():
+            value = getattr(self.accelerator_config, name)
+            if value not in fitting:
+                raise ValueError(f"accelerator_config {name} {value!r} is of no use here: {reason}; leave it out")
+        steps = (self.accelerator_config.gradient_accumulation_kwargs or {}).get("num_steps")
+        if steps is not None:
+            raise ValueError(f"accelerator_config num_steps {steps}: give gradient_accumulation_steps {steps} instead")
 
     def _check_mixing(self) -> None:
         if self.mixes and self.train_only_classifier:
