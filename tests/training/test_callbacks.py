@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Subset
 from transformers import TrainerCallback, TrainerState
 
 from bce3s_hf import BCE3SForImageClassification
