@@ -219,6 +219,22 @@ CASES = {
         lambda: WeightAverage(torch.nn.Linear(1, 1), 0.9).load("run/checkpoint-5"),
         "ema_decay 0.9: 'run/checkpoint-5' was trained without; leave ema_decay out",
     ),
+    "batches split among devices": (
+        lambda: training(accelerator_config={"split_batches": True}),
+        "accelerator_config split_batches True is of no use here: per_device_train_batch_size is of each device",
+    ),
+    "uneven batches": (
+        lambda: training(accelerator_config={"even_batches": False}),
+        "accelerator_config even_batches False is of no use here: processes would have different numbers of images",
+    ),
+    "batches dealt out by one process": (
+        lambda: training(accelerator_config={"dispatch_batches": True}),
+        "accelerator_config dispatch_batches True is of no use here: every process reads its own images",
+    ),
+    "accumulation by accelerate": (
+        lambda: training(accelerator_config={"gradient_accumulation_kwargs": {"num_steps": 4}}),
+        "accelerator_config num_steps 4: give gradient_accumulation_steps 4 instead",
+    ),
     "batch of the learning rate": (
         lambda: training(lr_base_size=0),
         "lr_base_size must be at least 1 and finite, got 0",
