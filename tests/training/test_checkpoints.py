@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from transformers import TrainerCallback
 
 from bce3s_hf import BCE3STrainingArguments, ImageDataset
-from bce3s_hf.experiments.run import build_model, build_trainer
+from bce3s_hf.experiments.run import build_model, build_trainer, run
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.training.checkpoints import newest_checkpoint
@@ -217,6 +217,14 @@ def test_own_augmentation_is_compared_by_what_it_says_of_itself(few_splits):
     assert settings(v2.RandomHorizontalFlip(0.5)) != settings(v2.RandomHorizontalFlip(0.1))
     assert settings(lambda image: image) == settings(lambda image: image)  # no address, which no two processes share
     assert settings(None) == []
+
+
+def test_what_a_recipe_records_beside_the_settings_is_compared(few_splits, tmp_path):
+    settings = {"max_steps": 2, "save_steps": 1}
+    run(tiny(few_splits, tmp_path, **settings), few_splits, pretrained=False)
+    again = tiny(few_splits, tmp_path, resume_from_checkpoint="last", **settings)
+    with pytest.raises(ValueError, match="other settings: pretrained False, now True. Give"):
+        run(again, few_splits, pretrained=True)
 
 
 def test_checkpoint_of_an_earlier_version_is_refused(stopped, few_splits, tmp_path):
