@@ -186,6 +186,10 @@ CASES = {
         lambda: training(neftune_noise_alpha=5),
         "neftune_noise_alpha 5 is of no use here: it adds noise to the embeddings of tokens; leave it out",
     ),
+    "batch size as it fits": (
+        lambda: training(auto_find_batch_size=True),
+        "auto_find_batch_size True is of no use here: the learning rate and the checkpoints go by the images a step",
+    ),
     "columns": (
         lambda: training(remove_unused_columns=True),
         "remove_unused_columns True is of no use here: images pass a transform",

@@ -30,6 +30,7 @@ NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and
     "train_sampling_strategy": ("random", "sampler says how images are drawn"),
     "group_by_length": (False, "sampler says how images are drawn"),
     "label_names": (None, "labels are called labels"),
+    "auto_find_batch_size": (False, "the learning rate and the checkpoints go by the images a step that are given"),
     "remove_unused_columns": (False, "images pass a transform, which makes the columns"),
 }
 NOT_FOR_LOADERS = {  # settings of accelerate, the values that do no harm, and why not another
@@ -88,7 +89,10 @@ class BCE3STrainingArguments(TrainingArguments):
         metadata={"help": "Classes that the uniformity loss 'bce_sampled' averages over in a step, drawn at random."},
     )
     contrastive_warmup_epochs: Annotated[float, Option("contrastive", "[0, inf]", first_stage=True)] = field(
-        default=1.0, metadata={"help": "Epochs without contrastive loss at the start, while the bank fills."}
+        default=1.0,
+        metadata={
+            "help": "Epochs without contrastive loss at the start, while the bank fills, if it is not full; inf: never."
+        },
     )
     mixup_alpha: Annotated[float, Option("views", "[0, inf)", first_stage=True)] = field(
         default=0.0, metadata={"help": "MixUp view with lambda from Beta(alpha, alpha); 0 for none."}

@@ -21,7 +21,7 @@ _CHANGEABLE = {
     *("include_for_metrics", "include_num_input_tokens_seen", "batch_eval_metrics", "bf16_full_eval"),
     *("fp16_full_eval", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "full_determinism"),
     *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"),
-    *("gradient_checkpointing_kwargs", "auto_find_batch_size", "accelerator_config", "parallelism_config", "fsdp"),
+    *("gradient_checkpointing_kwargs", "accelerator_config", "parallelism_config", "fsdp"),
     *("fsdp_config", "deepspeed"),
 }
 _CHANGEABLE_PREFIXES = ("log_", "logging_", "eval_", "save_", "hub_", "push_to_", "trackio_", "torch_", "ddp_")
