@@ -90,9 +90,7 @@ class BCE3STrainingArguments(TrainingArguments):
     )
     contrastive_warmup_epochs: Annotated[float, Option("contrastive", "[0, inf]", first_stage=True)] = field(
         default=1.0,
-        metadata={
-            "help": "Epochs without contrastive loss at the start, while the bank fills, if it is not full; inf: never."
-        },
+        metadata={"help": "Epochs without contrastive loss at the start, while an empty bank fills; inf: never."},
     )
     mixup_alpha: Annotated[float, Option("views", "[0, inf)", first_stage=True)] = field(
         default=0.0, metadata={"help": "MixUp view with lambda from Beta(alpha, alpha); 0 for none."}
