@@ -1,4 +1,4 @@
-"""Text that is shown: made harmless if it comes from outside, without what is private; and JSON that is read."""
+"""Text that is shown: made harmless if it comes from outside, without what is private; JSON read, files written."""
 
 import json
 import os
@@ -93,6 +93,22 @@ def _publishable_text(text: str) -> str:
 
 def _last_part(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Write a text file whole or not at all: whatever happens, the file is the old one or the new one.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")  # in the same folder, so that it can take the other's place
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from conftest import ROOT, rows
 from PIL import Image
 
 from bce3s_hf import BCE3SForImageClassification, SplitManifest, load_images
+from bce3s_hf.training.checkpoints import newest_checkpoint
 
 CIFAR_NAMES = ("img", "fine_label", "coarse_label")
 
@@ -76,13 +78,14 @@ def test_cifar_trains_resumes_and_repeats_its_split(cifar_folder, tmp_path):
     cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     common = ("--dataset", cifar_folder, "--backbone", "resnet20_cifar", "--learning_rate", "1e-3")
     first = ("--imbalance_factor", 10, "--convention", "shuffle", "--split_seed", 3, "--output_dir", "one")
-    stages = ("--num_train_epochs", 1, "--second_stage", "none")
+    stages = ("--num_train_epochs", 2, "--save_total_limit", 2, "--second_stage", "none")
     printed = start(recipe, *common, *first, *stages, folder=tmp_path, **cache)
     assert "1 x 64 images x 1 accumulated = 64 a step, learning rate 0.001, into one" in printed
     assert "| resnet20_cifar |" in printed
     manifest = SplitManifest.load(tmp_path / "one" / "split.json")
     assert manifest.class_counts == [20, 12, 7, 5, 3, 2]
 
+    shutil.rmtree(newest_checkpoint(tmp_path / "one"))
     stages = ("--num_train_epochs", 2, "--resume_from_checkpoint", "last", "--second_stage_epochs", 1)
     printed = start(recipe, *common, *first, *stages, folder=tmp_path, **cache)
     record = json.loads((tmp_path / "one" / "results.json").read_text())

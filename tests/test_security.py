@@ -135,7 +135,8 @@ def test_an_index_cannot_lead_to_a_pickle(saved, mark):
 
 def test_a_training_opens_no_pickle_to_resume(make_trainer, few_splits, tmp_path, mark):
     settings = {"splits": few_splits, "backbone": "test_resnet", "image_size": 16, "save_strategy": "steps"}
-    make_trainer(max_steps=1, save_steps=1, **settings).train()
+    settings |= {"save_steps": 1, "save_total_limit": 2}
+    make_trainer(max_steps=2, **settings).train()
     checkpoint = tmp_path / "run" / "checkpoint-1"
     evil_torch_file(checkpoint / "training_args.bin", mark)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):

@@ -1,8 +1,23 @@
-"""Text from outside: harmless where it is shown, and nothing private in what is published."""
+"""Text from outside: harmless where it is shown, and nothing private in what is published; files written whole."""
+
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bce3s_hf.text import fenced_code, inline_code, markdown_text, printable, publishable, spreadsheet_cell
+import bce3s_hf
+from bce3s_hf import BCE3SConfig, SplitManifest
+from bce3s_hf.text import (
+    fenced_code,
+    inline_code,
+    markdown_text,
+    printable,
+    publishable,
+    spreadsheet_cell,
+    write_whole,
+)
 
 TOKEN = "hf_" + 34 * "x"
 
@@ -57,3 +72,41 @@ def test_terminal_sees_escapes_not_control_characters():
 def test_secrets_are_masked(text, shown, monkeypatch):
     monkeypatch.setenv("HOME", "/home/jane")
     assert publishable({"a": [text, 3, None]}) == {"a": [shown, 3, None]}
+
+
+@contextmanager
+def full_disk(bytes_left):
+    """No file may become longer than that: a longer write fails in its middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+MANIFEST = SplitManifest("label", 3, "exp", 1.0, "first", 0, [1, 2], [0, 1, 2], "0" * 64)
+WRITERS = {  # of the same file twice
+    "text": ("a.txt", lambda folder, value: write_whole(folder / "a.txt", 9 * value)),
+    "config.json": ("config.json", lambda folder, value: BCE3SConfig(lambda_ss=len(value)).save_pretrained(folder)),
+    "split.json": ("split.json", lambda folder, value: replace(MANIFEST, kind=value).save(folder / "split.json")),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_file_whose_writing_fails_in_the_middle_is_the_old_one(tmp_path, kind):
+    name, write = WRITERS[kind]
+    write(tmp_path, "old")
+    old = (tmp_path / name).read_bytes()
+    with full_disk(len(old) // 2), pytest.raises(OSError, match="File too large"):
+        write(tmp_path, "newer")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == old
+    write(tmp_path, "newer")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() != old
+
+
+def test_every_file_of_text_is_written_by_the_function_that_writes_it_whole():
+    package = Path(bce3s_hf.__file__).parent
+    sources = {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
+    writing = [name for name, source in sources.items() if "write_text(" in source or "json.dump(" in source]
+    assert writing == ["text.py"]

@@ -186,6 +186,10 @@ CASES = {
         lambda: training(neftune_noise_alpha=5),
         "neftune_noise_alpha 5 is of no use here: it adds noise to the embeddings of tokens; leave it out",
     ),
+    "batch size as it fits": (
+        lambda: training(auto_find_batch_size=True),
+        "auto_find_batch_size True is of no use here: the learning rate and the checkpoints go by the images a step",
+    ),
     "columns": (
         lambda: training(remove_unused_columns=True),
         "remove_unused_columns True is of no use here: images pass a transform",
@@ -214,6 +218,22 @@ CASES = {
     "average of a run without": (
         lambda: WeightAverage(torch.nn.Linear(1, 1), 0.9).load("run/checkpoint-5"),
         "ema_decay 0.9: 'run/checkpoint-5' was trained without; leave ema_decay out",
+    ),
+    "batches split among devices": (
+        lambda: training(accelerator_config={"split_batches": True}),
+        "accelerator_config split_batches True is of no use here: per_device_train_batch_size is of each device",
+    ),
+    "uneven batches": (
+        lambda: training(accelerator_config={"even_batches": False}),
+        "accelerator_config even_batches False is of no use here: processes would have different numbers of images",
+    ),
+    "batches dealt out by one process": (
+        lambda: training(accelerator_config={"dispatch_batches": True}),
+        "accelerator_config dispatch_batches True is of no use here: every process reads its own images",
+    ),
+    "accumulation by accelerate": (
+        lambda: training(accelerator_config={"gradient_accumulation_kwargs": {"num_steps": 4}}),
+        "accelerator_config num_steps 4: give gradient_accumulation_steps 4 instead",
     ),
     "batch of the learning rate": (
         lambda: training(lr_base_size=0),

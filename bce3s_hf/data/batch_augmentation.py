@@ -70,6 +70,9 @@ class BatchAugmentation:
         if augmentation == "cifar_autoaugment":
             self._autoaugment = BatchAutoAugment(self._height, self._width)
 
+    def __repr__(self) -> str:
+        return f"BatchAugmentation({self.data_config}, {self.augmentation!r})"
+
     def __call__(self, images: Tensor, seeds: np.ndarray) -> Tensor:
         """Augment and normalise.
 

@@ -53,7 +53,7 @@ def mixed_views(
         num_classes: K.
         mixup_alpha: Of lambda ~ Beta(alpha, alpha) for MixUp; 0 leaves the view out.
         cutmix_alpha: The same for CutMix.
-        seed: Of both lambdas and of the box; the same in all processes.
+        seed: Of both lambdas and of the box; the same in all processes, and in all batches of a step.
 
     Returns:
         Mixed images (M, C, H, W) and their soft labels (M, K), M = B or 2 B.

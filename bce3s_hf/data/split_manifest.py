@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bce3s_hf.data.columns import column_values
+from bce3s_hf.text import write_whole
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SplitManifest:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON."""
-        Path(path).write_text(json.dumps(asdict(self)) + "\n")
+        write_whole(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "SplitManifest":

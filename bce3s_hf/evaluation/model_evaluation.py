@@ -23,6 +23,7 @@ from bce3s_hf.evaluation.outputs import ModelOutputs, classify_features
 from bce3s_hf.evaluation.plots import plot_calibration, plot_classifier_cosines, plot_features, plot_per_class_accuracy
 from bce3s_hf.evaluation.provenance import provenance
 from bce3s_hf.models import BCE3SForImageClassification
+from bce3s_hf.text import write_whole
 
 NO_FLIP, FLIP = "no_flip", "flip_averaged"
 _COLUMNS = {**TABLE_COLUMNS, "Balanced": "balanced_accuracy", "Macro-F1": "macro_f1", "ECE": "ece"}
@@ -149,7 +150,7 @@ def _spaced(name: str) -> str:
 def save_evaluation(evaluation: Evaluation, path: Path, **context: Any) -> None:
     """Write as JSON: what was evaluated (`context`), how each figure is defined, and the figures; nan becomes null."""
     record = {**provenance(), **context, "definitions": _DEFINITIONS, **asdict(evaluation)}
-    path.write_text(json.dumps(record, indent=1, default=json_values) + "\n")
+    write_whole(path, json.dumps(record, indent=1, default=json_values) + "\n")
 
 
 def draw_evaluation(

@@ -86,7 +86,7 @@ def classify_features(
     Returns:
         Predicted classes, int (N,), and their scores, float (N,), as of `model.top_classes`.
     """
-    weight = model.classifier.weight
+    weight = next(model.classifier.parameters())
     predictions, confidences = [], []
     for parts in zip(*(view.split(batch_size) for view in views), strict=True):
         logits = torch.stack([model.classifier(part.to(weight)).float() for part in parts]).mean(dim=0)

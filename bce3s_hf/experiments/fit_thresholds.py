@@ -23,7 +23,7 @@ from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.hub.publish import THRESHOLDS_FILE
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.timm_folder import CONFIG_FILE
-from bce3s_hf.text import percent, printable, read_json
+from bce3s_hf.text import percent, printable, read_json, write_whole
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.trainer import BCE3STrainer
 
@@ -94,8 +94,8 @@ def fit_checkpoint(checkpoint: str, args: ThresholdArguments, data_args: DataArg
     if trainer.is_world_process_zero():
         config = folder / CONFIG_FILE  # not saved by the model: the Trainer wrote its own settings into that one's
         settings = json.loads(config.read_text()) | {"score_thresholds": thresholds.tolist()}
-        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        (folder / THRESHOLDS_FILE).write_text(json.dumps(record, indent=1) + "\n")
+        write_whole(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        write_whole(folder / THRESHOLDS_FILE, json.dumps(record, indent=1) + "\n")
     return record
 
 

@@ -19,7 +19,7 @@ from bce3s_hf.experiments.settings import DataArguments, parse_settings
 from bce3s_hf.experiments.splits import Splits, load_splits
 from bce3s_hf.models import BCE3SConfig
 from bce3s_hf.models.timm_folder import RESULTS_FILE
-from bce3s_hf.text import read_json
+from bce3s_hf.text import read_json, write_whole
 from bce3s_hf.training.checkpoints import whole_checkpoints
 
 _DIGITS = 6  # of the values by class
@@ -166,7 +166,7 @@ def measure_run(run: TrainedRun, *, batch_size: int = 256) -> dict[str, Any]:
 def save_mechanism(records: dict[str, dict[str, Any]], folder: Path) -> None:
     """Write `mechanism.json`: what each figure means, and `records` of `measure_run` by name of the run."""
     content = {**provenance(), "definitions": DEFINITIONS, "runs": records}
-    (folder / "mechanism.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(folder / "mechanism.json", json.dumps(content, indent=1) + "\n")
 
 
 def draw_mechanism(records: dict[str, dict[str, Any]], folder: Path) -> None:

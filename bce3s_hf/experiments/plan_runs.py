@@ -21,7 +21,7 @@ from bce3s_hf.experiments.second_stage import SecondStageArguments, run_second_s
 from bce3s_hf.experiments.settings import parse_settings
 from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.models.timm_folder import RESULTS_FILE
-from bce3s_hf.text import read_json
+from bce3s_hf.text import read_json, write_whole
 from bce3s_hf.training.checkpoints import newest_checkpoint
 
 SETTINGS_FILE, PROGRESS_FILE, LOG_FILE, LOCK_FILE = "settings.json", "progress.json", "log.txt", "lock"
@@ -147,7 +147,7 @@ def train_run(settings: dict[str, Any]) -> None:
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        write_whole(folder / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
         model_args, data_args, stage, args = parse_settings(settings, CLASSES)
         _write_progress(folder, {"epoch": 0, "epochs": args.num_train_epochs})
         splits = load_splits(data_args)
@@ -233,6 +233,4 @@ class _ProgressCallback(TrainerCallback):
 
 def _write_progress(folder: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: the process that reads it may do so at any moment."""
-    partial = folder / f"{PROGRESS_FILE}.partial"
-    partial.write_text(json.dumps(content))
-    partial.replace(folder / PROGRESS_FILE)
+    write_whole(folder / PROGRESS_FILE, json.dumps(content))

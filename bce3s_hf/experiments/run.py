@@ -25,10 +25,14 @@ from bce3s_hf.experiments.splits import Splits
 from bce3s_hf.hub.publish import THRESHOLDS_FILE
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.timm_folder import MANIFEST_FILE, RESULTS_FILE
+from bce3s_hf.text import write_whole
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.run_records import measure, run_record
 from bce3s_hf.training.saving_errors import saving
 from bce3s_hf.training.trainer import BCE3STrainer
+
+# Where images lie, what is tested on, and what is done about faults: what that leaves out shows in the labels
+_FREE = ("dataset", "train_list", "test_list", "manifest", "test_split", "duplicates", "on_bad_image", "on_stray_file")
 
 
 def data_record(args: DataArguments) -> dict[str, Any]:
@@ -88,7 +92,16 @@ def build_trainer(
     test = evaluation_images(splits.test, data_config, pixel_range)
     if splits.validation is not None:
         test = {"test": test, "validation": evaluation_images(splits.validation, data_config, pixel_range)}
-    return BCE3STrainer(model, args, train_dataset=train, eval_dataset=test)
+    trainer = BCE3STrainer(model, args, train_dataset=train, eval_dataset=test)
+    trainer.more_settings = _decisive_data(data_args, splits)
+    return trainer
+
+
+def _decisive_data(args: DataArguments, splits: Splits) -> dict[str, Any]:
+    """Data settings that a training may not go on without."""
+    settings = {name: value for name, value in asdict(args).items() if name not in _FREE}
+    split = None if splits.manifest is None else splits.manifest.sha256
+    return {**settings, "split": split, "train list": list((splits.lists or {}).values())[:1]}
 
 
 def evaluation_images(
@@ -123,6 +136,7 @@ def _split_group(images: Dataset) -> str | None:
 def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
     """Train, from `args.resume_from_checkpoint` if that is given, then `save_and_test`."""
     args = trainer.args
+    trainer.more_settings |= {name: value for name, value in record.items() if not isinstance(value, dict)}
     trainer.accelerator.print(
         f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
@@ -164,10 +178,8 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
         content = {**run_record(trainer, result), "split": split, "lists": splits.lists}
         content |= {"skipped_images": skipped, "duplicates": duplicates}
         content |= {"test_share": splits.test_share, "split_groups": _group_counts(trainer), **record}
-        partial = folder / f"{RESULTS_FILE}.partial"
-        with saving(RESULTS_FILE, folder, step=step):
-            partial.write_text(json.dumps(content, indent=1) + "\n")
-            partial.replace(folder / RESULTS_FILE)  # whole or not at all: who finds it takes the run for finished
+        with saving(RESULTS_FILE, folder, step=step):  # last, and whole: who finds it takes the run for finished
+            write_whole(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
     _say_skipped(trainer, splits)
     return result
 

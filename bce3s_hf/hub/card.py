@@ -26,7 +26,7 @@ from bce3s_hf.hub.card_facts import (
 )
 from bce3s_hf.models.configuration import PUBLISHED_KEY
 from bce3s_hf.models.timm_folder import CARD_FILE, CONFIG_FILE, PER_CLASS_FILE, PICTURE_FILE, RESULTS_FILE
-from bce3s_hf.text import fenced_code, inline_code, markdown_text, publishable, spreadsheet_cell
+from bce3s_hf.text import fenced_code, inline_code, markdown_text, publishable, spreadsheet_cell, write_whole
 
 _LOCAL = "path/to/this/folder"
 _TEMPLATES = [place / "model_cards" / "template.md" for place in Path(__file__).parents[1:3]]  # of a wheel, of a clone
@@ -81,7 +81,7 @@ def write_card(
             f"{len(config['label_names'])}; give the record of this model"
         )
     record = publishable(record)
-    (folder / RESULTS_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(folder / RESULTS_FILE, json.dumps(record, indent=1) + "\n")
     _write_per_class(folder / PER_CLASS_FILE, config, per_class)
     picture = find_spec("matplotlib") is not None
     if picture:
@@ -99,7 +99,7 @@ def write_card(
         **_sections(config, facts, parts or {}),
     )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
-    (folder / CARD_FILE).write_text(f"{str(card).rstrip()}\n", encoding="utf-8")
+    write_whole(folder / CARD_FILE, f"{str(card).rstrip()}\n")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

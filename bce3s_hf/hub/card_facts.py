@@ -123,6 +123,7 @@ def _hyper_parameters(record: dict[str, Any], parts: dict[str, str]) -> dict[str
             of_loss = part in ("contrastive", "uniformity")
             used = not of_loss or (losses.get(part) != "none" and not training.get("train_only_classifier"))
             values[name] = given.get(name) if used else None
+        values["contrastive loss from step"] = record.get("contrastive_from_step")
         values |= {"epochs": record.get("epochs"), "images a step": record.get("global_batch")}
         values["learning_rate"] = record.get("scaled_learning_rate", training.get("learning_rate"))
     values["seed"] = record.get("seed")

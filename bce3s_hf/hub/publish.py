@@ -1,5 +1,6 @@
 """From a Trainer's folder to the folder to publish: model, card, record, and ONNX if asked."""
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -83,5 +84,8 @@ def publish(
             export_onnx(new)
         write_card(new, record, parts=parts, title=title, repo_id=repo_id, license=license)
         clear_published(folder)
-        shutil.copytree(new, folder, dirs_exist_ok=True)
+        for path in filter(Path.is_file, sorted(new.rglob("*"))):
+            place_of = folder / path.relative_to(new)
+            place_of.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place_of)
     return folder

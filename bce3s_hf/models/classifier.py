@@ -109,6 +109,7 @@ class BCE3SForImageClassification(PreTrainedModel):
             normalize_features=config.normalize_features,
         )
         self.only_classifier = False
+        self._required_grad: list[tuple[nn.Parameter, bool]] = []
         if config.class_groups is not None:
             self.class_groups = ClassGroups(config.class_groups)
         if config.contrastive != "none":
@@ -216,15 +217,25 @@ class BCE3SForImageClassification(PreTrainedModel):
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
 
-    def train_only_classifier(self) -> None:
+    def train_only_classifier(self, only: bool = True) -> None:
         """Second stage: from now on only the classifier learns, and the only loss is the joint one.
 
         Backbone and projector get no gradient, and the backbone stays in evaluation mode: dropout is off, and the
         statistics of batch norm do not change by a bit.
+
+        Args:
+            only: False ends it: what learnt before learns again.
         """
-        self.only_classifier = True
-        self.requires_grad_(False)
-        self.classifier.requires_grad_(True)
+        if only == self.only_classifier:
+            return
+        self.only_classifier = only
+        if only:
+            self._required_grad = [(value, value.requires_grad) for value in self.parameters()]
+            self.requires_grad_(False)
+            self.classifier.requires_grad_(True)
+        else:
+            for value, required in self._required_grad:
+                value.requires_grad_(required)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "BCE3SForImageClassification":

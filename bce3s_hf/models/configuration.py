@@ -11,6 +11,7 @@ from bce3s_hf.data.deep_images import check_pixel_range
 from bce3s_hf.losses import CONTRASTIVE_LOSSES, JOINT_LOSSES, SOFT_TARGETS, UNIFORMITY_LOSSES
 from bce3s_hf.models.backbone import LOADING
 from bce3s_hf.models.label_maps import check_label2id, label_of_each_name, named_classes
+from bce3s_hf.text import write_whole
 
 CONTRASTIVE_REDUCTIONS = ("sum", "mean")
 PUBLISHED_KEY = "bce3s"
@@ -247,6 +248,10 @@ class BCE3SConfig(PreTrainedConfig):
         settings, unused = read_settings(pretrained_model_name_or_path, **kwargs)
         settings = _from_published(settings) if PUBLISHED_KEY in settings else settings
         return {name: value for name, value in settings.items() if name not in _CODE}, unused
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """As in transformers, whole or not at all; its `save_pretrained` writes `config.json` by this."""
+        write_whole(json_file_path, self.to_json_string(use_diff=use_diff))
 
     def own_settings(self) -> dict[str, Any]:
         """Settings of this class, and those that a Trainer added, without those of every configuration."""

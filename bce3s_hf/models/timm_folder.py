@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.utils import cached_file
 from bce3s_hf.models import resnet_cifar
 from bce3s_hf.models.backbone import input_size
 from bce3s_hf.models.configuration import PUBLISHED_KEY, BCE3SConfig, read_settings
+from bce3s_hf.text import write_whole
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -96,13 +98,15 @@ def export(model: nn.Module, folder: str | os.PathLike) -> None:
     own["label_names"] = [config.id2label[label] for label in range(config.num_labels)]
     if config.joint == "bce":
         own["problem_type"] = "multi_label_classification"
+    folder.mkdir(parents=True, exist_ok=True)
     shipped_by_timm = inspect.getmodule(type(plain)) is not resnet_cifar
     if not shipped_by_timm:
         own |= _NOT_IN_TIMM
-        folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(inspect.getfile(resnet_cifar), folder / SOURCE_FILE)
-    save_for_hf(plain, str(folder), model_config=own, safe_serialization=True)
-    settings = json.loads((folder / CONFIG_FILE).read_text())
+    with tempfile.TemporaryDirectory(dir=folder) as place:  # timm's config.json is not the last word
+        save_for_hf(plain, place, model_config=own, safe_serialization=True)
+        settings = json.loads(Path(place, CONFIG_FILE).read_text())
+        os.replace(Path(place, WEIGHTS_FILE), folder / WEIGHTS_FILE)
     settings["model_args"] = dict(config.backbone_kwargs)  # timm's has num_classes, which transformers gives twice
     if plain.pretrained_cfg.get("fixed_input_size") and not settings["pretrained_cfg"]["fixed_input_size"]:
         # with dynamic_img_size, timm would take another size for built in, and fit the embedding of positions to that
@@ -110,7 +114,7 @@ def export(model: nn.Module, folder: str | os.PathLike) -> None:
     settings["pretrained_cfg"] |= {**config.data_config, "classifier": _classifier_name(plain)}
     for name in _OF_OTHER_WEIGHTS:
         settings["pretrained_cfg"].pop(name, None)
-    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+    write_whole(folder / CONFIG_FILE, json.dumps(settings, indent=1) + "\n")
     heads = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in _HEADS}
     if heads:
         (folder / HEADS_FILE).parent.mkdir(exist_ok=True)

@@ -31,10 +31,16 @@ NOT_FOR_IMAGES = {  # settings of transformers, the value that does no harm, and
     "train_sampling_strategy": ("random", "sampler says how images are drawn"),
     "group_by_length": (False, "sampler says how images are drawn"),
     "label_names": (None, "labels are called labels"),
+    "auto_find_batch_size": (False, "the learning rate and the checkpoints go by the images a step that are given"),
     "remove_unused_columns": (False, "images pass a transform, which makes the columns"),
     "eval_do_concat_batches": (True, "the predictions of all batches have one shape"),
     "batch_eval_metrics": (False, "an evaluation holds class and score of each image, no logits to save"),
     "prediction_loss_only": (False, "an evaluation holds class and score of each image, no logits to save"),
+}
+NOT_FOR_LOADERS = {  # settings of accelerate, the values that do no harm, and why not another
+    "split_batches": ((False,), "per_device_train_batch_size is of each device, not to be divided among them"),
+    "even_batches": ((True,), "processes would have different numbers of images, and wait for each other for ever"),
+    "dispatch_batches": ((None, False), "every process reads its own images, with the seeds of their augmentation"),
 }
 
 
@@ -85,7 +91,8 @@ class BCE3STrainingArguments(TrainingArguments):
         metadata={"help": "Classes that the uniformity loss 'bce_sampled' averages over in a step, drawn at random."},
     )
     contrastive_warmup_epochs: Annotated[float, Option("contrastive", "[0, inf]", first_stage=True)] = field(
-        default=1.0, metadata={"help": "Epochs without contrastive loss at the start, while the bank fills."}
+        default=1.0,
+        metadata={"help": "Epochs without contrastive loss at the start, while an empty bank fills; inf: never."},
     )
     mixup_alpha: Annotated[float, Option("views", "[0, inf)", first_stage=True)] = field(
         default=0.0, metadata={"help": "MixUp view with lambda from Beta(alpha, alpha); 0 for none."}
@@ -144,13 +151,13 @@ class BCE3STrainingArguments(TrainingArguments):
     validation_fraction: Annotated[float, Option("run", "[0, 1)")] = field(
         default=0.0, metadata={"help": "Share of each class's training images to hold out for validation, in [0, 1)."}
     )
-    flip_averaging: Annotated[bool, Option("run")] = field(
+    flip_averaging: Annotated[bool, Option("run", changeable=True)] = field(
         default=False,
         metadata={
             "help": "Also evaluate by the mean of the logits of an image and its mirror image: flip_accuracy, ..."
         },
     )
-    channels_last: Annotated[bool, Option("run")] = field(
+    channels_last: Annotated[bool, Option("run", changeable=True)] = field(
         default=True, metadata={"help": "Channels innermost in memory: convolutions run faster so."}
     )
 
@@ -172,22 +179,22 @@ class BCE3STrainingArguments(TrainingArguments):
     max_grad_norm: Annotated[float, Option("optimization", "[0, inf)")] = field(
         default=0.0, metadata={"help": "Gradient clipping by norm; 0 for none."}
     )
-    per_device_train_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+    per_device_train_batch_size: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=64, metadata={"help": "Images a step and device."}
     )
-    per_device_eval_batch_size: Annotated[int, Option("run", "[1, inf)")] = field(
+    per_device_eval_batch_size: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=256, metadata={"help": "Images a step and device, evaluation."}
     )
-    logging_strategy: Annotated[str, Option("run")] = field(
+    logging_strategy: Annotated[str, Option("run", changeable=True)] = field(
         default="epoch", metadata={"help": "When to log: no, steps or epoch."}
     )
-    save_strategy: Annotated[str, Option("run")] = field(
+    save_strategy: Annotated[str, Option("run", changeable=True)] = field(
         default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."}
     )
-    save_total_limit: Annotated[int | None, Option("run")] = field(
+    save_total_limit: Annotated[int | None, Option("run", changeable=True)] = field(
         default=1, metadata={"help": "Checkpoints to keep."}
     )
-    remove_unused_columns: Annotated[bool, Option("run")] = field(
+    remove_unused_columns: Annotated[bool, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Always off: images pass a transform."}
     )
     bf16: Annotated[bool | None, Option("optimization")] = field(
@@ -198,13 +205,13 @@ class BCE3STrainingArguments(TrainingArguments):
             "const": True,
         },
     )
-    logging_nan_inf_filter: Annotated[bool, Option("run")] = field(
+    logging_nan_inf_filter: Annotated[bool, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Hide losses that are not finite."}
     )
     hub_strategy: Annotated[str, Option("hub")] = field(
         default="end", metadata={"help": "Always end: what is pushed is the published folder."}
     )
-    ddp_find_unused_parameters: Annotated[bool | None, Option("run")] = field(
+    ddp_find_unused_parameters: Annotated[bool | None, Option("run", changeable=True)] = field(
         default=False, metadata={"help": "Every parameter is used."}
     )
     num_train_epochs: Annotated[float, Option("run", "(0, inf)", first_stage=True)] = field(
@@ -216,16 +223,16 @@ class BCE3STrainingArguments(TrainingArguments):
     warmup_steps: Annotated[float, Option("optimization", "[0, inf)", first_stage=True)] = field(
         default=0, metadata={"help": "Steps in which the learning rate rises from 0; below 1, their share of all."}
     )
-    gradient_accumulation_steps: Annotated[int, Option("run", "[1, inf)")] = field(
+    gradient_accumulation_steps: Annotated[int, Option("run", "[1, inf)", changeable=True)] = field(
         default=1, metadata={"help": "Batches whose gradients are added up for a step."}
     )
     fp16: Annotated[bool, Option("optimization")] = field(
         default=False, metadata={"help": "Compute in float16, with loss scaling."}
     )
-    torch_compile: Annotated[bool, Option("optimization")] = field(
+    torch_compile: Annotated[bool, Option("optimization", changeable=True)] = field(
         default=False, metadata={"help": "Compile the model by torch.compile."}
     )
-    dataloader_num_workers: Annotated[int, Option("run", "[0, inf)")] = field(
+    dataloader_num_workers: Annotated[int, Option("run", "[0, inf)", changeable=True)] = field(
         default=0, metadata={"help": "Processes that read images, for each process; 0 reads them in it."}
     )
 
@@ -252,6 +259,7 @@ class BCE3STrainingArguments(TrainingArguments):
             self.greater_is_better = not lower_is_better(self.metric_for_best_model)
         super().__post_init__()
         self._set_plateau_mode()
+        self._check_accelerator()
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns where there is no accelerator
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory and self.device.type == "cuda"
         self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"  # a False wins over the launcher
@@ -303,6 +311,16 @@ class BCE3STrainingArguments(TrainingArguments):
                 f"{self.metric_for_best_model!r} with greater_is_better {self.greater_is_better}; leave mode out"
             )
         self.lr_scheduler_kwargs = {**given, "mode": mode}
+
+    def _check_accelerator(self) -> None:
+        """Settings of accelerate's loaders by which steps would have other images than these arguments say."""
+        for name, (fitting, reason) in NOT_FOR_LOADERS.items():
+            value = getattr(self.accelerator_config, name)
+            if value not in fitting:
+                raise ValueError(f"accelerator_config {name} {value!r} is of no use here: {reason}; leave it out")
+        steps = (self.accelerator_config.gradient_accumulation_kwargs or {}).get("num_steps")
+        if steps is not None:
+            raise ValueError(f"accelerator_config num_steps {steps}: give gradient_accumulation_steps {steps} instead")
 
     def _check_mixing(self) -> None:
         if self.mixes and self.train_only_classifier:

@@ -91,8 +91,8 @@ class EpochCallback(TrainerCallback):
     its further training.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = unwrapped(dataset)
+    def __init__(self) -> None:
+        self.dataset: Dataset | None = None
         self.sampler: Sampler | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-ORDER_FILE = "order.json"  # what the order of the images depends on
+from bce3s_hf.text import read_json, write_whole
+from bce3s_hf.training.decisive_settings import differences
+
+TRAINING_FILE = "training_settings.json"  # what was trained, beside the weights
 
 
 def whole_checkpoints(folder: str | Path, before: float = math.inf) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -45,45 +48,56 @@ def how_to_go_on(folder: str | Path, before: float = math.inf) -> str:
     return f"go on from the newest whole checkpoint with --resume_from_checkpoint {checkpoint}"
 
 
-def write_order(checkpoint: str | Path, *, class_counts: list[int], global_batch_size: int) -> None:
-    """Leave in a checkpoint what its place in the order of the images depends on, for `check_resumable`."""
-    order = {"class_counts": class_counts, "global_batch_size": global_batch_size}
-    (Path(checkpoint) / ORDER_FILE).write_text(json.dumps(order))
+def write_training(checkpoint: str | Path, settings: dict[str, Any], contrastive_from_step: int | None) -> None:
+    """Leave in a checkpoint what was trained, for `read_training`.
+
+    Args:
+        checkpoint: Its folder.
+        settings: Of `decisive_settings`.
+        contrastive_from_step: Of the training, see `ContrastiveWarmup`.
+    """
+    content = {"settings": settings, "contrastive_from_step": contrastive_from_step}
+    write_whole(Path(checkpoint) / TRAINING_FILE, json.dumps(content))
 
 
-def check_resumable(checkpoint: str | Path, *, class_counts: list[int], global_batch_size: int) -> None:
-    """Refuse to go on from half a checkpoint, or where all later images would be others than without the stop.
+def read_training(checkpoint: str | Path, settings: dict[str, Any]) -> int | None:
+    """Refuse to go on from half a checkpoint, or to another result than without the stop.
 
     Args:
         checkpoint: Folder of a checkpoint.
-        class_counts: Training images of each class, (K,), now.
-        global_batch_size: Images a step, over all processes, now.
+        settings: Of `decisive_settings`, now.
+
+    Returns:
+        From which step on the contrastive loss counts in this training, as the checkpoint says.
 
     Raises:
-        ValueError: If it is not whole, holds the model only, or was saved with other images or another global batch.
+        ValueError: If it is not whole, holds the model only, or was saved with other settings, with all of them.
     """
     checkpoint = Path(checkpoint)
     if _state(checkpoint) is None:
         raise ValueError(
             f"resume_from_checkpoint {str(checkpoint)!r} is no whole checkpoint; {how_to_go_on(checkpoint.parent)}"
         )
-    if not (checkpoint / ORDER_FILE).is_file():
+    before = read_json(checkpoint / TRAINING_FILE)
+    if before is None:
         raise ValueError(
-            f"checkpoint {str(checkpoint)!r} holds no state of the optimizer, as with save_only_model; train anew"
+            f"checkpoint {str(checkpoint)!r} has no {TRAINING_FILE}: it was saved with save_only_model, or by an "
+            "earlier version, and does not say how it was trained; start a new training from its weights"
         )
-    order = json.loads((checkpoint / ORDER_FILE).read_text())
-    before, size = order["class_counts"], order["global_batch_size"]
-    if before != class_counts:
+    found = differences(before["settings"], settings)
+    if found:
+        size = before["settings"]["global_batch_size"]
+        hint = ""
+        if size != settings["global_batch_size"]:
+            hint = (
+                " (global_batch_size is per_device_train_batch_size x gradient_accumulation_steps x the number of "
+                f"processes: choose them so that they give {size})"
+            )
         raise ValueError(
-            f"checkpoint {str(checkpoint)!r} was trained on {sum(before)} images, these are "
-            f"{sum(class_counts)}, or of other classes; give the data that it was trained on"
+            f"checkpoint {str(checkpoint)!r} was trained with other settings: {'; '.join(found)}. Give the values of "
+            f"the checkpoint{hint}, or start a new training from its weights"
         )
-    if size != global_batch_size:
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} was trained with {size} images a step, these settings give "
-            f"{global_batch_size}; choose per_device_train_batch_size and gradient_accumulation_steps so that, times "
-            f"the number of processes, they give {size}"
-        )
+    return before["contrastive_from_step"]
 
 
 def _state(checkpoint: Path) -> dict[str, Any] | None:

@@ -21,12 +21,14 @@ class Option:
         within: Interval of its values, such as "(0, 1]" or "[0, inf)"; "" for any. None passes if it is the default.
         in_config: Whether the Trainer copies it into the model's configuration.
         first_stage: Whether it is for the first stage only: a second one puts it back to its default, and refuses it.
+        changeable: Whether a training may go on from a checkpoint with another value, which cannot change its result.
     """
 
     part: str
     within: str = ""
     in_config: bool = False
     first_stage: bool = False
+    changeable: bool = False
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

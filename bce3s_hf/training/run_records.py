@@ -36,7 +36,8 @@ def run_record(trainer: Trainer, result: RunResult | None = None) -> dict[str, A
         "global_batch": args.global_batch_size,
         "scaled_learning_rate": args.scaled_learning_rate,
         "hardware": hardware(args.world_size, args.device),
-        "resumed": bool(args.resume_from_checkpoint),
+        "contrastive_from_step": trainer.warmup.from_step,
+        "resumed": trainer.resumed,
     }
     if record["resumed"]:  # the seconds are those of the last piece alone
         record.pop("train_seconds", None)

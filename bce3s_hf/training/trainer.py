@@ -29,8 +29,8 @@ from bce3s_hf.losses import (
 )
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.training.arguments import BCE3STrainingArguments
-from bce3s_hf.training.callbacks import OWN_WEIGHTS_FILE, EpochCallback, WeightAverage, unwrapped
-from bce3s_hf.training.checkpoints import check_resumable, how_to_go_on, newest_checkpoint, write_order
+from bce3s_hf.training.callbacks import EpochCallback, WeightAverage, unwrapped
+from bce3s_hf.training.checkpoints import how_to_go_on, newest_checkpoint, read_training, write_training
 from bce3s_hf.training.checks import (
     check_batch_labels,
     check_batches,
@@ -42,11 +42,14 @@ from bce3s_hf.training.checks import (
     check_uniformity,
     prepare_datasets,
 )
+from bce3s_hf.training.decisive_settings import decisive_settings
 from bce3s_hf.training.finite_check import TOTAL, FiniteCheck, describe
 from bce3s_hf.training.optimizers import check_optimizer_options, decayed_names, layer_decay_groups, naming
 from bce3s_hf.training.options import options_of, shown_parts
 from bce3s_hf.training.run_records import measure, run_record, test_images
 from bce3s_hf.training.saving_errors import saving
+from bce3s_hf.training.step_batches import StepBatches
+from bce3s_hf.training.warmup import ContrastiveWarmup
 
 EVALUATED_ROWS = 32  # classes of the sampled uniformity loss, where a model is only evaluated
 
@@ -54,10 +57,12 @@ EVALUATED_ROWS = 32  # classes of the sampled uniformity loss, where a model is 
 class BCE3STrainer(Trainer):
     """`transformers.Trainer` for `BCE3SForImageClassification`.
 
-    It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all
-    processes, fills the prototype bank after the backward pass, logs each loss term averaged over steps and processes,
-    and evaluates Many / Medium / Few / All by training counts. With equal global batches, several processes compute
-    what one does (batch norm apart: its statistics are those of each process). Images that come as uint8 are
+    It mixes each batch with a second one if asked, draws the negative classes of each step from the labels of all its
+    images, fills the prototype bank when the step's last backward pass is done, logs each loss term averaged over
+    steps and processes, and evaluates Many / Medium / Few / All by training counts. With equal global batches, several
+    processes, and several batches accumulated, compute what one does: what a step draws at random, MixUp's and
+    CutMix's lambda too, it draws once, and an image counts the same in a small batch as in a large one. (Batch norm
+    and dropout apart: each batch of each process has statistics and masks of its own.) Images that come as uint8 are
     normalised on the device, and those of an `InMemoryImageDataset` augmented there.
 
     Outside logging and saving, no step makes the host wait for an accelerator (but for the loss scaling of fp16). So
@@ -73,6 +78,12 @@ class BCE3STrainer(Trainer):
 
     `predict` returns logits, float32 (N, K), and a `compute_metrics` of your own gets them. Without one, the metrics
     are those of this package, and `evaluate`, which needs class and score of each image alone, holds no logits.
+
+    Attributes:
+        more_settings: What decides the result besides arguments, model and training dataset, by name, such as where
+            the images come from: kept with each checkpoint, and compared when a training goes on from one.
+        resumed: Whether the last training went on from a checkpoint.
+        warmup: From which step the contrastive loss counts.
     """
 
     loss_is_scaled_for_ga = False
@@ -115,32 +126,31 @@ class BCE3STrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         if args.channels_last and not self.is_fsdp_enabled:  # which shards parameters in the usual layout only
             model.to(memory_format=torch.channels_last)
-        if args.train_only_classifier:
-            model.train_only_classifier()
         self._class_weights: Tensor | None = None
         if args.class_balanced_beta is not None:
             weights = class_balanced_weights(model.config.class_counts, args.class_balanced_beta)
             self._class_weights = weights.to(args.device)
-        self._epochs, self._finite_check = EpochCallback(train_dataset), FiniteCheck()
-        self.add_callback(self._epochs)
-        self.add_callback(self._finite_check)
+        self.more_settings: dict[str, Any] = {}
+        self.resumed = False
+        self._epochs, self._finite_check, self.warmup = EpochCallback(), FiniteCheck(), ContrastiveWarmup()
+        for callback in (self._epochs, self._finite_check, self.warmup):
+            self.add_callback(callback)
         self.weight_average = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError(f"ema_decay {args.ema_decay} needs whole weights on every device; leave it out")
             self.weight_average = WeightAverage(model, args.ema_decay)
             self.add_callback(self.weight_average)
-        self._substep = 0
+        self._step: StepBatches | None = None
         self._term_sums: dict[str, Tensor] = {}
-        self._term_count = 0
-        self._to_remember: tuple[Tensor, Tensor] | None = None
+        self._term_count = 0.0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; True, or "last", is the newest whole checkpoint in the output folder.
 
         Raises:
-            ValueError: If there is none, or the one that was given is not whole, of other images, or another global
-                batch.
+            ValueError: If there is none, or the one that was given is not whole, or was saved with other settings
+                that decide the result: all of them are named.
             FloatingPointError: If a loss or a gradient was not finite.
             SavingError: If a checkpoint cannot be written.
         """
@@ -151,11 +161,23 @@ class BCE3STrainer(Trainer):
                 raise ValueError(
                     f"resume_from_checkpoint last: {folder!r} holds no whole checkpoint; leave it out to start anew"
                 )
-        return super().train(resume_from_checkpoint and str(resume_from_checkpoint), *args, **kwargs)
+        self.resumed = bool(resume_from_checkpoint)
+        if self.resumed:
+            self.warmup.from_step = read_training(resume_from_checkpoint, self._decisive_settings())
+        model, before = self.model, self.model.only_classifier
+        model.train_only_classifier(before or self.args.train_only_classifier)
+        try:
+            return super().train(resume_from_checkpoint and str(resume_from_checkpoint), *args, **kwargs)
+        finally:
+            model.train_only_classifier(before)  # the next training of this model may be of all of it
+
+    def _decisive_settings(self) -> dict[str, Any]:
+        return decisive_settings(self.args, self.model.config, self.train_dataset, self.more_settings)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | PartnerSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         args = self.args
+        self._epochs.dataset = unwrapped(dataset)
         check_uniformity(self.model, args)
         check_precision(self.model, args)
         settings = {"seed": args.seed if args.data_seed is None else args.data_seed}
@@ -236,41 +258,51 @@ class BCE3STrainer(Trainer):
         check_batch_labels(inputs["labels"], self.model, training=model.training)
         if not model.training:
             outputs = model(**inputs, **self._draw_rows(inputs["labels"].device))
+            if self.args.train_only_classifier:
+                outputs["loss"] = outputs["loss_joint"]
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-        labels = self._gather(inputs["labels"])
         views = self._with_mixed_views(inputs)
         hard = not views["labels"].is_floating_point()
         outputs = model(
             **views,
-            classes=self._sample_classes(labels) if hard else None,
+            classes=self._sample_classes(self._step.labels) if hard else None,
             class_weights=self._class_weights,
-            **self._draw_rows(labels.device),
+            **self._draw_rows(inputs["labels"].device),
         )
         scales, loss = self.model.loss_scales(), outputs["loss"]
+        share = self._step.share(len(inputs["labels"]))
         terms = {name: outputs[name] for name in scales}
+        if share != 1:  # of a smaller or larger batch than the step's others; the uniformity loss is of no images
+            terms |= {name: share * terms[name] for name in terms if name != "loss_uniformity"}
+            loss = total_loss(terms, scales)
         if "loss_contrastive" in scales:
-            self._to_remember = (outputs["projections"].detach(), labels)
-            if (self.state.epoch or 0) < self.args.contrastive_warmup_epochs:
+            self._step.projections.append(outputs["projections"].detach())
+            if not self.warmup.counts_in(self.state.global_step + 1):
                 scales["loss_contrastive"] = 0.0  # still in the graph: DDP wants a gradient for every parameter
                 loss = total_loss(terms, scales)
         for name, value in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
-        self._term_count += 1
+            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach() / len(self._step.sizes)
+        self._term_count += 1 / len(self._step.sizes)
         self._finite_check.watch_losses({**terms, TOTAL: loss}, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Any]:
+        """As in transformers, the batches of a step; what the step draws, it draws from the labels of all of them."""
+        batches, num_items = super().get_batch_samples(*args)
+        if batches:
+            labels = [batch["labels"].to(self.args.device) for batch in batches]
+            self._step = StepBatches(labels, self._gather, self.args.world_size)
+        return batches, num_items
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
-        """Forward and backward pass, then the projections of all processes enter the bank."""
+        """Forward and backward pass; after the last of a step, the projections of all its images enter the bank."""
         loss = super().training_step(model, inputs, *args)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.accelerator.sync_gradients and not sharded:  # before clipping, which would spread a fault
             scaled = self.accelerator.scaler is not None
             self._finite_check.watch_gradients(self.model, self.state.global_step + 1, scaled=scaled)
-        self._substep = 0 if self.accelerator.sync_gradients else self._substep + 1
-        if self._to_remember is not None:
-            projections, labels = self._to_remember
-            self.model.update_bank(self._gather(projections), labels)
-            self._to_remember = None
+        if self.accelerator.sync_gradients and self._step.projections:
+            self.model.update_bank(*self._step.remembered())
         return loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -325,7 +357,7 @@ class BCE3STrainer(Trainer):
         if found is None:
             return
         args = self.args
-        batch = self._train_batch_size * (1 if self.accelerator.split_batches else args.world_size)
+        batch = self._train_batch_size * args.world_size
         batches = len(self.callback_handler.train_dataloader)
         text = describe(
             found,
@@ -436,23 +468,13 @@ class BCE3STrainer(Trainer):
         """As in transformers; the trainer state, which is written next, waits until all processes have written."""
         super()._save_rng_state(output_dir)
         if self.args.should_save:
-            write_order(output_dir, **self._order)
+            write_training(output_dir, self._decisive_settings(), self.warmup.from_step)
         self.accelerator.wait_for_everyone()
 
-    @property
-    def _order(self) -> dict[str, Any]:
-        return {
-            "class_counts": self.model.config.class_counts,
-            "global_batch_size": self.args.global_batch_size,
-        }
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
-        check_resumable(resume_from_checkpoint, **self._order)
         super()._load_from_checkpoint(resume_from_checkpoint, *args)
         if self.weight_average is not None:
             self.weight_average.load(resume_from_checkpoint)
-        elif (Path(resume_from_checkpoint) / OWN_WEIGHTS_FILE).is_file():
-            raise ValueError(f"{str(resume_from_checkpoint)!r} was trained with ema_decay; give it again")
 
     def _load_best_model(self) -> None:
         """As in transformers; a checkpoint holds averaged weights if there are any, so nothing is left to average."""
@@ -512,8 +534,8 @@ class BCE3STrainer(Trainer):
         return {"uniformity_rows": rows[:count]}
 
     def _step_seed(self) -> int:
-        """Of this step's random choices: the same in all processes and after a resume."""
-        return hash((self.args.seed, self.state.global_step, self._substep)) % 2**63
+        """Of this step's random choices: the same in all its batches, in all processes and after a resume."""
+        return hash((self.args.seed, self.state.global_step, 0)) % 2**63
 
     def _metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
         predictions = evaluation.predictions

@@ -171,6 +171,8 @@ def test_a_bare_record_leaves_out_what_it_does_not_say(published):
     data = ModelCard.load(folder / "README.md").data
     assert data.eval_results is None and data.datasets is None and data.license is None
     assert [row["accuracy"] for row in rows(folder)] == [""] * 6
+    write_card(folder, {**BARE, "contrastive_from_step": 43})
+    assert "| contrastive loss from step | 43 |" in sections(folder)["Recipe"]
     write_card(folder, {"seed": 2**60, "epochs": 0})
     assert f"| seed | {2**60} |" in readme(folder) and "one training" not in readme(folder)
     write_card(folder, {})

@@ -1,14 +1,24 @@
 """Checkpoints that are whole, and those that a training cannot go on from."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.transforms import v2
 from transformers import TrainerCallback
 
+from bce3s_hf import BCE3STrainingArguments, ImageDataset
+from bce3s_hf.experiments.run import build_model, build_trainer, run
+from bce3s_hf.experiments.settings import DataArguments, ModelArguments
+from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.training.checkpoints import newest_checkpoint
+from bce3s_hf.training.decisive_settings import _of_dataset, differences
+from bce3s_hf.training.options import options_of
+from bce3s_hf.training.run_records import run_record
 
 SETTINGS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 2}
 
@@ -61,7 +71,7 @@ def test_half_a_checkpoint_is_refused_with_the_one_to_take(make_trainer, few_spl
 def test_checkpoint_of_the_model_alone_is_refused(make_trainer, few_splits):
     trainer = make_trainer(splits=few_splits, save_only_model=True, **SETTINGS)
     trainer.train()
-    with pytest.raises(ValueError, match="checkpoint-6' holds no state of the optimizer, as with save_only_model"):
+    with pytest.raises(ValueError, match="checkpoint-6' has no training_settings.json: it was saved with save_only"):
         trainer.train(resume_from_checkpoint="last")
 
 
@@ -85,7 +95,7 @@ class StopWhileSaving(TrainerCallback):
 def test_checkpoint_of_an_earlier_training_is_not_whole_while_it_is_written_over(make_trainer, few_splits):
     trainer = make_trainer(splits=few_splits, **SETTINGS)
     trainer.train()
-    again = make_trainer(splits=few_splits, learning_rate=0.1, **SETTINGS)
+    again = make_trainer(splits=few_splits, **SETTINGS)
     again.add_callback(StopWhileSaving())
     with pytest.raises(Stop):
         again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-4")
@@ -93,27 +103,147 @@ def test_checkpoint_of_an_earlier_training_is_not_whole_while_it_is_written_over
         assert newest_checkpoint(trainer.args.output_dir).name == "checkpoint-4"
 
 
-@pytest.mark.parametrize(
-    ("batch", "accumulated", "found"), [(16, 2, None), (8, 4, None), (16, 1, 16), (32, 2, 64)], ids=str
-)
-def test_another_global_batch_is_refused(make_trainer, few_splits, batch, accumulated, found):
-    trainer = make_trainer(splits=few_splits, **SETTINGS)  # 32 images a step
+def tiny(splits, folder, augmentation="crop", data=None, **settings):
+    """Trainer of a tiny network, 32 images a step; some settings are of the model."""
+    model_settings = {name: settings.pop(name) for name in ("joint", "soft_targets") if name in settings}
+    args = BCE3STrainingArguments(
+        **{**SETTINGS, "output_dir": str(folder), "use_cpu": True, "bf16": False, "disable_tqdm": True,
+           "per_device_train_batch_size": 32, **settings}
+    )  # fmt: skip
+    model = build_model(ModelArguments(backbone="test_resnet", image_size=16, **model_settings), splits, args.seed)
+    return build_trainer(model, splits, args, data or DataArguments(augmentation=augmentation))
+
+
+@pytest.fixture(scope="module")
+def stopped(few_splits, tmp_path_factory):
+    """Folder of a training of 6 steps that was stopped after 4."""
+    folder = tmp_path_factory.mktemp("stopped")
+    trainer = tiny(few_splits, folder)
     trainer.train()
-    split = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
-    again = make_trainer(splits=few_splits, **{**SETTINGS, "max_steps": 8}, **split)
-    if found is None:
-        again.train(resume_from_checkpoint="last")
-        assert again.state.global_step == 8
-        return
-    message = f"checkpoint-6' was trained with 32 images a step, these settings give {found}; choose per_device_tr"
-    with pytest.raises(ValueError, match=message):
-        again.train(resume_from_checkpoint="last")
+    shutil.rmtree(folder / "checkpoint-6")
+    return folder
+
+
+CHANGES = {
+    "learning_rate": (0.1, "learning_rate 0.01, now 0.1"),
+    "weight_decay": (0.5, "weight_decay 0.005, now 0.5"),
+    "optim_args": ("momentum=0.5", "optim_args 'momentum=0.9', now 'momentum=0.5'"),
+    "optim": ("adamw_torch", "optim 'sgd', now 'adamw_torch'; optim_args 'momentum=0.9', now None"),
+    "adam_beta1": (0.5, "adam_beta1 0.9, now 0.5"),  # of transformers alone
+    "lr_scheduler_type": ("constant", "lr_scheduler_type 'cosine', now 'constant'"),
+    "warmup_steps": (2, "warmup_steps 0, now 2"),
+    "max_steps": (20, "max_steps 6, now 20"),
+    "max_grad_norm": (1.0, "max_grad_norm 0.0, now 1.0"),
+    "sampler": ("class_balanced", "sampler 'instance', now 'class_balanced'"),
+    "seed": (1, "seed 42, now 1; train_dataset seed 42, now 1"),
+    "data_seed": (1, "data_seed None, now 1"),
+    "lambda_ss": (0.5, "lambda_ss 0.1, now 0.5"),
+    "contrastive_temperature": (0.5, "contrastive_temperature 1.0, now 0.5"),
+    "negative_ratio": (0.5, "negative_ratio 0.4, now 0.5"),
+    "contrastive_warmup_epochs": (0.5, "contrastive_warmup_epochs 1.0, now 0.5"),
+    "ema_decay": (0.9, "ema_decay None, now 0.9"),
+    "bf16": (True, "bf16 False, now True"),
+    "dataloader_drop_last": (True, "dataloader_drop_last False, now True"),
+    "joint": ("ce", "joint 'bce', now 'ce'"),
+    "soft_targets": ("positive", "soft_targets 'full', now 'positive'"),
+    "per_device_train_batch_size": (16, "global_batch_size 32, now 16"),
+    "gradient_accumulation_steps": (2, "global_batch_size 32, now 64"),
+    "augmentation": ("cifar_autoaugment", "augmentation 'crop', now 'cifar_autoaugment'; train_dataset augmentation"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_setting_that_decides_the_result_is_refused_by_name(stopped, few_splits, name):
+    value, message = CHANGES[name]
+    trainer = tiny(few_splits, stopped, **{name: value})
+    before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"checkpoint-4' was trained with other settings: {re.escape(message)}") as e:
+        trainer.train(resume_from_checkpoint="last")
+    assert "Give the values of the checkpoint" in str(e.value)
+    assert "start a new training from its weights" in str(e.value)
+    assert all(torch.equal(before[key], tensor) for key, tensor in trainer.model.state_dict().items())
+
+
+def test_all_differing_settings_are_named_at_once(stopped, few_splits):
+    trainer = tiny(few_splits, stopped, seed=1, learning_rate=0.1, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError) as error:
+        trainer.train(resume_from_checkpoint="last")
+    assert "global_batch_size 32, now 64; learning_rate 0.01, now 0.1; seed 42, now 1;" in str(error.value)
+    assert "x the number of processes: choose them so that they give 32)" in str(error.value)
+
+
+def test_settings_that_cannot_change_the_result_may_differ(stopped, few_splits, tmp_path):
+    shutil.copytree(stopped / "checkpoint-4", tmp_path / "checkpoint-4")
+    other = {
+        "save_strategy": "no", "save_steps": 3, "save_total_limit": None, "logging_steps": 1,
+        "logging_strategy": "steps",
+        "per_device_eval_batch_size": 7, "flip_averaging": True, "channels_last": False, "report_to": "none",
+        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "dataloader_pin_memory": False,
+        "hub_tag": "v1", "ddp_timeout": 99, "run_name": "again", "eval_strategy": "steps", "eval_steps": 5,
+    }  # fmt: skip
+    trainer = tiny(few_splits, tmp_path, **other)
+    trainer.train(resume_from_checkpoint="last")
+    assert trainer.state.global_step == 6 and run_record(trainer)["resumed"]
+
+
+def test_every_option_of_ours_is_compared_unless_it_says_so():
+    options = options_of(BCE3STrainingArguments)
+    assert {name for name, option in options.items() if option.changeable} == {
+        *("flip_averaging", "channels_last", "per_device_train_batch_size", "per_device_eval_batch_size"),
+        *("logging_strategy", "save_strategy", "save_total_limit", "remove_unused_columns", "logging_nan_inf_filter"),
+        *("ddp_find_unused_parameters", "gradient_accumulation_steps", "torch_compile", "dataloader_num_workers"),
+    }
+
+
+def test_other_images_are_refused(stopped, few_splits):
+    other = load_splits(DataArguments(dataset="digits", imbalance_factor=20, max_count=60, convention="shuffle"))
+    data = DataArguments(imbalance_factor=20, max_count=60, convention="shuffle", augmentation="crop")
+    assert other.class_counts.tolist() == few_splits.class_counts.tolist()
+    trainer = tiny(other, stopped, data=data)
+    with pytest.raises(ValueError, match="convention 'first', now 'shuffle'; .*split '.*', now '"):
+        trainer.train(resume_from_checkpoint="last")
+    trainer = tiny(few_splits, stopped)
+    trainer.train_dataset.labels = trainer.train_dataset.labels[::-1].copy()  # the same counts
+    with pytest.raises(ValueError, match="train_dataset labels '.*', now '.*'. Give"):
+        trainer.train(resume_from_checkpoint="last")
+
+
+def test_own_augmentation_is_compared_by_what_it_says_of_itself(few_splits):
+    def settings(augmentation):
+        dataset = ImageDataset(few_splits.train, v2.ToImage(), augmentation=augmentation)
+        return _of_dataset(dataset)["train_dataset augmentation"]
+
+    assert settings(v2.RandomHorizontalFlip(0.5)) == settings(v2.RandomHorizontalFlip(0.5))
+    assert settings(v2.RandomHorizontalFlip(0.5)) != settings(v2.RandomHorizontalFlip(0.1))
+    assert settings(lambda image: image) == settings(lambda image: image)  # no address, which no two processes share
+    assert settings(None) == []
+
+
+def test_what_a_recipe_records_beside_the_settings_is_compared(few_splits, tmp_path):
+    settings = {"max_steps": 2, "save_steps": 1}
+    run(tiny(few_splits, tmp_path, **settings), few_splits, pretrained=False)
+    again = tiny(few_splits, tmp_path, resume_from_checkpoint="last", **settings)
+    with pytest.raises(ValueError, match="other settings: pretrained False, now True. Give"):
+        run(again, few_splits, pretrained=True)
+
+
+def test_checkpoint_of_an_earlier_version_is_refused(stopped, few_splits, tmp_path):
+    shutil.copytree(stopped / "checkpoint-4", tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / "training_settings.json").unlink()
+    with pytest.raises(ValueError, match="or by an earlier version, and does not say how it was trained; start a new"):
+        tiny(few_splits, tmp_path).train(resume_from_checkpoint="last")
+
+
+def test_setting_that_only_one_version_knows_is_not_compared():
+    assert differences({"seed": 1, "gone": 2}, {"seed": 1, "new": 3}) == []
+    assert differences({"kwargs": {"a": 1, "b": 2}}, {"kwargs": {"b": 2}}) == ["kwargs {'a': 1}, now {}"]
 
 
 def test_checkpoint_without_configuration_is_gone_on_from(make_trainer, few_splits):
     trainer = make_trainer(splits=few_splits, **SETTINGS)
     trainer.train()
-    Path(trainer.args.output_dir, "checkpoint-6", "config.json").unlink()  # as where FSDP saves shards
-    again = make_trainer(splits=few_splits, **{**SETTINGS, "max_steps": 8})
-    again.train(resume_from_checkpoint="last")
-    assert again.state.global_step == 8
+    checkpoint = Path(trainer.args.output_dir, "checkpoint-4")
+    (checkpoint / "config.json").unlink()  # as where FSDP saves shards
+    again = make_trainer(splits=few_splits, **SETTINGS)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 6

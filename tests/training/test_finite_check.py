@@ -167,8 +167,9 @@ def test_loss_stops_with_step_term_images_and_checkpoint(make_trainer, few_split
 
 
 def test_images_of_a_resumed_training_are_those_of_the_step(make_trainer, few_splits):
-    make_trainer(splits=few_splits, max_steps=4, num_train_epochs=2, **EVERY_TWO).train()
-    trainer = make_trainer(splits=few_splits, max_steps=14, **EVERY_TWO)
+    stopped, trainer = (make_trainer(splits=few_splits, max_steps=14, **EVERY_TWO) for _ in range(2))
+    spoil_loss(stopped, 5)
+    failure(stopped)
     batches = recorded_batches(trainer)
     spoil_loss(trainer, 6)
     message = failure(trainer, resume_from_checkpoint=True)

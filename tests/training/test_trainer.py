@@ -21,6 +21,7 @@ from bce3s_hf import (
 from bce3s_hf.data import normalize
 from bce3s_hf.evaluation.metrics import long_tail_metrics
 from bce3s_hf.losses import bce_uniformity_optimum
+from bce3s_hf.training.run_records import run_record
 
 MIXED = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}
 
@@ -118,6 +119,115 @@ def test_contrastive_loss_stays_out_of_the_total_during_warm_up(make_trainer):
     assert second["loss"] == pytest.approx(
         second["loss_joint"] + 0.1 * second["loss_contrastive"] + second["loss_uniformity"], rel=1e-5
     )
+
+
+class Scales(TrainerCallback):
+    """Whether the contrastive loss counted, step by step."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.on = []
+
+    def on_log(self, args, state, control, logs, model, **kwargs):
+        if "loss" in logs:
+            rest = logs["loss"] - logs["loss_joint"] - logs["loss_uniformity"]
+            self.on.append(rest > 0.5 * model.config.lambda_ss * logs["loss_contrastive"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "accumulated", "from_step"),
+    [(0, 1, 1), (0.5, 1, 5), (1, 2, 5), (math.inf, 1, None)],  # 7 or 4 steps an epoch
+)
+def test_warm_up_is_counted_in_steps_and_recorded(make_trainer, few_splits, epochs, accumulated, from_step):
+    trainer = make_trainer(
+        splits=few_splits, backbone="test_resnet", max_steps=9, contrastive_warmup_epochs=epochs,
+        gradient_accumulation_steps=accumulated, logging_strategy="steps", logging_steps=1,
+    )  # fmt: skip
+    scales = Scales()
+    trainer.add_callback(scales)
+    trainer.train()
+    first = 99 if from_step is None else max(2, from_step)  # before the first step, the bank is empty
+    assert scales.on == [step >= first for step in range(1, 10)]
+    assert run_record(trainer)["contrastive_from_step"] == from_step
+
+
+def test_training_that_ends_before_its_warm_up_says_so(make_trainer, few_splits):
+    settings = {"splits": few_splits, "backbone": "test_resnet"}
+    for length, text in (
+        ({"num_train_epochs": 1}, "num_train_epochs 1, 7 steps"),
+        ({"max_steps": 2}, "max_steps 2, 2 steps"),
+    ):
+        trainer = make_trainer(**settings, **length)
+        with pytest.warns(UserWarning, match=f"contrastive_warmup_epochs 1 lasts as long as the training \\({text}"):
+            trainer.train()
+        assert run_record(trainer)["contrastive_from_step"] is None
+    for quiet in {"lambda_ss": 0}, {"contrastive_warmup_epochs": math.inf}:
+        trainer = make_trainer(**settings, max_steps=1, **quiet)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            trainer.train()
+        assert run_record(trainer)["contrastive_from_step"] is None
+
+
+def test_training_that_starts_with_a_filled_bank_has_no_warm_up(make_trainer, few_splits):
+    settings = {"splits": few_splits, "backbone": "test_resnet", "logging_strategy": "steps", "logging_steps": 1}
+    first = make_trainer(**settings, max_steps=1)
+    first.train()
+    assert not first.model.bank.seen.all()
+    again = make_trainer(first.model, **settings, max_steps=8)
+    again.train()
+    assert again.warmup.from_step == 8 and first.model.bank.seen.all()
+    scales = Scales()
+    last = make_trainer(first.model, **settings, max_steps=2)
+    last.add_callback(scales)
+    last.train()
+    assert last.warmup.from_step == 1 and scales.on == [True, True]
+
+
+def test_resumed_training_keeps_the_step_that_its_warm_up_ends_in(make_trainer, few_splits, tmp_path):
+    settings = {"splits": few_splits, "backbone": "test_resnet", "max_steps": 16, "contrastive_warmup_epochs": 2,
+                "save_strategy": "steps", "save_steps": 8, "save_total_limit": 2}  # fmt: skip
+    make_trainer(**settings).train()
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))  # its bank is full
+    assert resumed.warmup.from_step == 15
+    record = run_record(resumed)
+    assert record["resumed"] and "train_seconds" not in record
+
+
+def test_later_trainings_of_a_model_move_what_learnt_before_the_second_stage(make_trainer, few_splits):
+    settings = {"splits": few_splits, "backbone": "test_resnet", "max_steps": 2, "contrastive_warmup_epochs": 0}
+    first = make_trainer(**settings)
+    model = first.model
+    model.backbone.conv1.requires_grad_(False)  # by the user
+    second = make_trainer(model, **{**settings, "train_only_classifier": True})
+    before = weights(second)
+    second.train()
+    moved = {name for name in before if not torch.equal(before[name], model.state_dict()[name])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+    assert second.evaluate()["eval_loss"] < make_trainer(model, **settings).evaluate()["eval_loss"] - 1  # joint alone
+    assert not model.only_classifier and model.train().backbone.training
+    before = weights(first)
+    make_trainer(model, **settings).train()
+    still = {name for name, value in model.named_parameters() if torch.equal(before[name], value)}
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen == {f"backbone.conv1.{name}" for name, _ in model.backbone.conv1.named_parameters()}
+    assert frozen <= still and len(still - frozen) < 3  # a few gradients round to nothing
+
+
+def test_second_stage_that_fails_leaves_the_model_as_it_was(make_trainer):
+    trainer = make_trainer(backbone="test_resnet", train_only_classifier=True, max_steps=2)
+    trainer.add_callback(StopAt(1))
+    with pytest.raises(Stop):
+        trainer.train()
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+
+def test_another_training_dataset_is_told_the_epoch(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, backbone="test_resnet", num_train_epochs=2)
+    trainer.train_dataset = copy.copy(trainer.train_dataset)
+    trainer.train_dataset._epoch = torch.zeros((), dtype=torch.int64)
+    trainer.train()
+    assert trainer.train_dataset._epoch.item() == 1
 
 
 @pytest.mark.parametrize(
@@ -320,19 +430,32 @@ def test_image_drawn_twice_in_an_epoch_is_augmented_differently(make_trainer, fe
     assert len(draws) > 3 and len(images.unique(dim=0)) > len(draws) / 2
 
 
-def test_gradient_accumulation_equals_the_large_batch(make_trainer):
-    settings = {
-        "backbone": "test_vit",
-        "image_size": 32,
-        "max_steps": 3,
-        "negative_ratio": 1.0,
-        "augmentation": "none",
-    }
-    large = make_trainer(per_device_train_batch_size=32, **settings)
-    small = make_trainer(per_device_train_batch_size=8, gradient_accumulation_steps=4, **settings)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, {"uniformity": "bce_sampled", "uniformity_rows": 3}],
+    ids=["plain", "mixed", "sampled uniformity"],
+)
+def test_gradient_accumulation_equals_the_large_batch(make_trainer, few_splits, settings):
+    """Past the warm-up, with sampled classes; the last step of an epoch has 9 images."""
+    settings = {"backbone": "test_vit", "image_size": 32, "num_train_epochs": 2, "learning_rate": 0.05, **settings}
+    settings |= {"negative_ratio": 0.4, "augmentation": "none", "splits": few_splits}
+    large = make_trainer(per_device_train_batch_size=64, **settings)
+    small = make_trainer(per_device_train_batch_size=16, gradient_accumulation_steps=4, **settings)
     large.train(), small.train()
-    assert largest_difference(weights(large), weights(small)) < 1e-5
-    assert logged(large)[0]["loss"] == pytest.approx(logged(small)[0]["loss"], rel=1e-5)
+    assert largest_difference(weights(large), weights(small)) < 2e-6
+    for one, other in zip(logged(large), logged(small), strict=True):
+        for name in ("loss", "loss_joint", "loss_contrastive", "loss_uniformity"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5), name
+    assert logged(large)[-1]["loss_contrastive"] > 1
+
+
+def test_images_of_a_smaller_last_batch_count_like_the_others(make_trainer, few_splits):
+    settings = {"backbone": "test_vit", "image_size": 32, "num_train_epochs": 2, "negative_ratio": 0.4}
+    settings |= {"augmentation": "none", "splits": few_splits, "contrastive_warmup_epochs": 0.5}
+    large = make_trainer(per_device_train_batch_size=120, **settings)  # 120 and 81
+    small = make_trainer(per_device_train_batch_size=20, gradient_accumulation_steps=6, **settings)  # 20s and a 1
+    large.train(), small.train()
+    assert largest_difference(weights(large), weights(small)) < 2e-6
 
 
 def test_mixed_views_of_the_images_and_their_partners_enter_in_one_pass(make_trainer, few_splits, monkeypatch):
@@ -413,7 +536,7 @@ def test_evaluation_after_training_with_mixed_views_is_on_images_as_they_are(mak
     assert torch.cat([call["labels"] for call in calls]).tolist() == trainer.eval_dataset.labels.tolist()
 
 
-def test_every_micro_batch_has_its_own_lambda_and_gradients_are_their_mean(make_trainer, few_splits):
+def test_batches_of_a_step_share_lambda_and_classes_and_gradients_are_their_mean(make_trainer, few_splits):
     settings = {"backbone": "test_vit", "image_size": 32, "max_steps": 1, "optim_args": None, "weight_decay": 0.0}
     trainer = make_trainer(
         splits=few_splits, per_device_train_batch_size=8, gradient_accumulation_steps=4, **MIXED, **settings
@@ -421,7 +544,8 @@ def test_every_micro_batch_has_its_own_lambda_and_gradients_are_their_mean(make_
     before, calls = copy.deepcopy(trainer.model), recorded_inputs(trainer)
     trainer.train()
     shares = [call["mixed_targets"].max(dim=1).values.min().item() for call in calls]
-    assert len(shares) == len(set(shares)) == 4
+    assert len(shares) == 4 and len(set(shares)) == 1
+    assert len({tuple(call["classes"].tolist()) for call in calls}) == 1
     for call in calls:
         output = before.train()(**{name: call[name] for name in call if name not in ("prototypes", "seen")})
         ((output.loss_joint + output.loss_uniformity) / 4).backward()  # the bank still fills

@@ -18,6 +18,7 @@ from bce3s_hf.experiments.benchmark.images import photographs_rows, small_images
 from bce3s_hf.experiments.benchmark.losses import growth_rows, losses_rows
 from bce3s_hf.experiments.benchmark.measuring import TABLE_HEAD, Row, is_met, table_line
 from bce3s_hf.experiments.benchmark.training import startup_rows, step_rows, trainer_rows
+from bce3s_hf.text import write_whole
 
 __all__ = ["SECTIONS", "TABLE_HEAD", "BenchmarkArguments", "Row", "is_met", "run_benchmark", "table_line"]
 
@@ -91,4 +92,4 @@ def _save(args: BenchmarkArguments, rows: list[Row], start: float) -> None:
         "hardware": hardware(1, torch.device(args.device)),
         "rows": [asdict(row) for row in rows],
     }
-    Path(args.output).write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(args.output, json.dumps(record, indent=1) + "\n")
