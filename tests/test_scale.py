@@ -269,7 +269,12 @@ class TestTrainerOptions:
             block = next(module for module in modules if type(module).__name__ in ("Block", "BasicBlock"))
             block.register_forward_pre_hook(lambda *_: seen.append("block"))
             convolution = next(module for module in modules if isinstance(module, torch.nn.Conv2d))
-            convolution.register_forward_hook(lambda module, images, output: seen.append(output.dtype))
+
+            def see(module, images, output):
+                if module is convolution:  # not that of a copy
+                    seen.append(output.dtype)
+
+            convolution.register_forward_hook(see)
             trainer.train()
             return [entry for entry in trainer.state.log_history if "loss" in entry], seen
 
