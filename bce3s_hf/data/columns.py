@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from bce3s_hf.data.class_labels import class_labels
 
 IMAGE, LABEL, GROUP = "image", "label", "group"
-_LABEL_NAMES = (("label", "labels"), ("fine_label",))
+LABEL_NAMES = (("label", "labels"), ("fine_label",))  # the first are preferred
 
 
 def column_values(dataset: Any, column: str) -> np.ndarray:
@@ -91,7 +91,7 @@ def find_image_column(dataset: Dataset) -> str:
 def _find_label_column(features: Features) -> str:
     others = [name for name, feature in features.items() if not isinstance(feature, Image)]
     found = [name for name in others if isinstance(features[name], ClassLabel)]
-    for names in reversed(_LABEL_NAMES):
+    for names in reversed(LABEL_NAMES):
         found = [name for name in others if name.lower() in names] or found
     if len(found) != 1:
         either = f", one of {quoted(found)}" if found else ""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
-from bce3s_hf.data.folder_layout import is_image_folder
+from bce3s_hf.data.image_folders.layout import is_image_folder
 from bce3s_hf.data.image_sources import read_dataset
 from bce3s_hf.data.list_files import ImageList, first_ten, read_list
 

@@ -9,9 +9,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 
 from bce3s_hf.data.class_labels import check_distinct_names, check_same_names, class_labels
 from bce3s_hf.data.columns import GROUP, IMAGE, LABEL, check_group_column, find_columns, quoted
-from bce3s_hf.data.folder_layout import is_image_folder
 from bce3s_hf.data.image_files import find_image_files
 from bce3s_hf.data.image_folders import read_image_folder
+from bce3s_hf.data.image_folders.layout import is_image_folder
 from bce3s_hf.data.split_groups import SPLIT_GROUP, check_groups_apart, group_values
 from bce3s_hf.data.split_names import choose_splits
 from bce3s_hf.text import printable

@@ -9,8 +9,8 @@ from datasets import Dataset, Value
 
 from bce3s_hf.data import ImageDataset, eval_transform
 from bce3s_hf.data.columns import IMAGE, LABEL, find_image_column
-from bce3s_hf.data.folder_layout import is_image_folder
 from bce3s_hf.data.image_folders import unlabelled_images
+from bce3s_hf.data.image_folders.layout import is_image_folder
 from bce3s_hf.data.image_sources import digits, read_dataset
 from bce3s_hf.evaluation.prediction import NONE_OF_THESE
 from bce3s_hf.evaluation.provenance import provenance

@@ -10,9 +10,9 @@ import yaml
 from transformers import HfArgumentParser
 
 from bce3s_hf.data.duplicates import MOST_PIXELS
+from bce3s_hf.data.image_folders.stray_files import ON_STRAY_FILE
 from bce3s_hf.data.image_lists import PUBLISHED
 from bce3s_hf.data.long_tail import CONVENTIONS, KINDS
-from bce3s_hf.data.stray_files import ON_STRAY_FILE
 from bce3s_hf.data.train_transforms import AUGMENTATIONS
 from bce3s_hf.hub.publish import PUBLISHED_FOLDER
 from bce3s_hf.hub.push import COMMIT_MESSAGE

@@ -4,8 +4,8 @@ import posixpath
 import warnings
 
 from bce3s_hf.data.image_files import FoundFile
+from bce3s_hf.data.image_folders.stray_files import StrayFiles
 from bce3s_hf.data.list_files import first_ten
-from bce3s_hf.data.stray_files import StrayFiles
 
 
 def keep_in_classes(paths: list[str], start: str, strays: StrayFiles) -> list[str]:

@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Collection
 
 from bce3s_hf.data.columns import quoted
-from bce3s_hf.data.folder_metadata import METADATA_NAMES
 from bce3s_hf.data.image_files import FoundFile, walk_folder
+from bce3s_hf.data.image_folders.metadata import METADATA_NAMES
 from bce3s_hf.data.split_names import SPLIT_NAMES, TRAIN_NAMES
 
 _DATA_ENDINGS = (".parquet", ".arrow", ".tar", ".zip")

@@ -8,13 +8,13 @@ from collections import Counter
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from bce3s_hf.data.columns import IMAGE, LABEL, quoted
-from bce3s_hf.data.folder_classes import class_names, class_of, keep_in_classes
-from bce3s_hf.data.folder_layout import find_split_folders
-from bce3s_hf.data.folder_metadata import METADATA_NAMES, Metadata, find_metadata
 from bce3s_hf.data.image_files import FoundFile, walk_folder
+from bce3s_hf.data.image_folders.classes import class_names, class_of, keep_in_classes
+from bce3s_hf.data.image_folders.layout import find_split_folders
+from bce3s_hf.data.image_folders.metadata import METADATA_NAMES, Metadata, find_metadata
+from bce3s_hf.data.image_folders.stray_files import ON_STRAY_FILE, StrayFiles
 from bce3s_hf.data.list_files import first_ten
 from bce3s_hf.data.split_names import choose_splits
-from bce3s_hf.data.stray_files import ON_STRAY_FILE, StrayFiles
 
 _WHOLE = "train"  # name of the only split of a folder without folders of splits
 _ABOUT = ("readme", "license", "licence")

@@ -12,14 +12,13 @@ import pyarrow.json
 import pyarrow.parquet
 from datasets import ClassLabel, Features
 
-from bce3s_hf.data.columns import IMAGE, quoted
+from bce3s_hf.data.columns import IMAGE, LABEL_NAMES, quoted
 from bce3s_hf.data.image_files import FoundFile
 from bce3s_hf.data.list_files import first_ten
 from bce3s_hf.text import printable
 
 FILE_NAME = "file_name"
 METADATA_NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
-_LABEL_NAMES = ("label", "labels", "fine_label")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class Metadata:
 
     def has_label(self, label_column: str | None) -> bool:
         """Whether a column is the one given, or could be that of the labels."""
+        known = set().union(*LABEL_NAMES)
         return label_column in self.features or any(
-            isinstance(feature, ClassLabel) or name.lower() in _LABEL_NAMES for name, feature in self.features.items()
+            isinstance(feature, ClassLabel) or name.lower() in known for name, feature in self.features.items()
         )
 
     def rows(self, paths: list[str]) -> dict[str, list]:
