@@ -1,5 +1,6 @@
 """The three pages: Python blocks run, commands and links lead somewhere, figures are those of the records."""
 
+import itertools
 import json
 import os
 import re
@@ -168,8 +169,14 @@ def test_recipe_commands_parse(command, monkeypatch):
     config = ROOT / recipe.replace("train_", "").replace(".py", ".yaml")
     parts = parse_arguments(config, options, SETTINGS[recipe])
     settings = {name: value for part in parts for name, value in vars(part).items()}
-    for name, value in zip(options[::2], options[1::2], strict=True):
-        assert name == "--config" or str(settings[name.removeprefix("--")]) in (value, f"{value}.0")
+    places = [place for place, option in enumerate(options) if option.startswith("--")]
+    for place, end in itertools.pairwise([*places, len(options)]):
+        name, values = options[place].removeprefix("--"), options[place + 1 : end]
+        found = settings.get(name)
+        found = found if isinstance(found, list) else [found]
+        assert name == "config" or [str(value).removesuffix(".0") for value in found] == [
+            value.removesuffix(".0") for value in values
+        ]
 
 
 @pytest.mark.parametrize("recipe", OWN_PARSER)
