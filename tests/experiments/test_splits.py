@@ -150,6 +150,21 @@ def test_duplicates_are_dropped_from_the_training_or_refused(folder):
     assert load_splits(DataArguments(duplicates="refuse")).duplicates.pairs == ()  # the digits have none
 
 
+def test_no_training_image_left_is_refused(folder):
+    write(folder, "test", pictures(120, 0), ["q"] * 120)
+    with pytest.raises(ValueError, match="all 120 training images are left out by duplicates drop and .*; give other"):
+        load_splits(arguments(folder, duplicates="drop"))
+
+
+def test_nothing_left_to_validate_on_is_refused(folder):
+    write(folder, "train", pictures(3, 0), ["p1", "p1", "p2"])  # of the classes 0, 0, 1
+    write(folder, "test", pictures(3, 1), ["q"] * 3)
+    settings = {"imbalance_factor": 1, "held_out_per_class": 2}
+    assert len(load_splits(arguments(folder, **settings)).validation) == 1
+    with pytest.raises(ValueError, match="held_out_per_class 2: no image is left to validate on, .*validation_frac"):
+        load_splits(arguments(folder, split_group="patient", **settings))
+
+
 def record_of(trainer):
     return json.loads(Path(trainer.args.output_dir, "results.json").read_text())
 
