@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from bce3s_hf import ImageDataset
 from bce3s_hf.data import load_images
-from bce3s_hf.experiments.run import build_trainer, data_record, run
+from bce3s_hf.experiments.run import build_trainer, check_test_share, data_record, run
 from bce3s_hf.experiments.second_stage import trainer_of_checkpoint
 from bce3s_hf.experiments.settings import DataArguments
 from bce3s_hf.experiments.splits import load_splits
@@ -207,6 +207,15 @@ def test_groups_are_said_and_recorded_and_a_second_stage_holds_out_the_same(fold
     ]
     for change, message in changes:
         check_second_stage(first, dataclasses.replace(data_args, **change), message)
+    checkpoint = first.args.output_dir
+    check_test_share(checkpoint, splits, data_args)
+    for change in ({"split_seed": 5}, {"split_group": None}, {"test_fraction": 0.5}):
+        given = dataclasses.replace(data_args, **change)
+        with pytest.raises(
+            ValueError, match="so on images trained on; .*'test_fraction': 0.25, 'split_seed': 0, 'spl"
+        ):
+            check_test_share(checkpoint, load_splits(given), given)
+        check_test_share(checkpoint, load_splits(given), dataclasses.replace(given, dataset="another"))
 
 
 def check_second_stage(first, given, message):
