@@ -21,7 +21,7 @@ from bce3s_hf.evaluation.model_evaluation import (
 )
 from bce3s_hf.evaluation.outputs import collect_outputs
 from bce3s_hf.experiments.evaluation_settings import EvaluationArguments
-from bce3s_hf.experiments.run import load_checkpoint
+from bce3s_hf.experiments.run import check_test_share, load_checkpoint
 from bce3s_hf.experiments.settings import CheckpointArguments, DataArguments, parse_arguments
 from bce3s_hf.experiments.splits import load_splits
 from bce3s_hf.text import printable
@@ -33,6 +33,7 @@ def main() -> None:
     chosen, args, data_args = parse_arguments(config, classes=classes)
     model = load_checkpoint(chosen.checkpoint)
     splits = load_splits(data_args)
+    check_test_share(chosen.checkpoint, splits, data_args)
     test = evaluation_dataset(model, splits.test)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,7 @@ def test_spoiled_images_are_skipped_counted_and_recorded(make_trainer, folder, c
     splits = splits_of(folder, on_bad_image="skip")
     assert len(splits.train) == 3 * PER_CLASS
     assert {Path(image.path).name for image in splits.skipped} == image_files.spoiled().keys()
+    assert not any("object at" in image.problem for image in splits.skipped)  # which differs from run to run
     trainer = trainer_of(make_trainer, splits)
     assert trainer.model.config.class_counts == [PER_CLASS] * 3
     run(trainer, splits)

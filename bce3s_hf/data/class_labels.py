@@ -1,5 +1,6 @@
 """What a label column may hold: one class an image. Rows that hold none are refused, and columns of another kind."""
 
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -71,16 +72,17 @@ def _remedy(kind: pa.DataType) -> str:
 
 
 def check_distinct_names(names: Sequence[str], column: str) -> None:
-    """Refuse classes whose names differ in blanks alone.
+    """Refuse classes whose names differ in blanks alone, or in the Unicode form of their letters.
 
     Warns of those that differ in upper and lower case alone, and of names that missing values become as text.
 
     Raises:
         ValueError: If there are such classes; names them.
     """
-    for one, other in _alike(names, _without_blanks):
+    for one, other in _alike(names, _plain):
         raise ValueError(
-            f"column {column!r} has classes {one!r} and {other!r}, which differ in blanks alone; make them one class"
+            f"column {column!r} has classes {one!r} and {other!r}, which differ in blanks alone or in the Unicode "
+            "form of their letters; make them one class"
         )
     pairs = _alike(names, str.casefold)
     if pairs:
@@ -99,9 +101,9 @@ def check_distinct_names(names: Sequence[str], column: str) -> None:
         )
 
 
-def _without_blanks(name: str) -> str:
-    """Without blanks at the ends, and with one in the place of several."""
-    return " ".join(name.split())
+def _plain(name: str) -> str:
+    """Without blanks at the ends, with one in the place of several, and accents written as in most texts."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _alike(names: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, str]]:

@@ -10,7 +10,8 @@ import PIL.Image
 import torch
 from torchvision.io import ImageReadMode  # the import registers torchvision's decoders
 
-_PNG, _TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OTHERS = (b"II*\0", b"MM\0*", b"P6", b"P3", b"\x01\xda")  # first bytes of TIFF, PPM in colour and SGI
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # places in a PNG, of one byte each; type 0 is grey without transparency
 
 
@@ -19,8 +20,8 @@ class DeepImageError(ValueError):
 
     Attributes:
         mode: Of PIL; "RGB;16" and the like for colours.
-        low: Smallest of its values.
-        high: The largest.
+        low: Smallest of its values that are finite.
+        high: The largest of these.
     """
 
     def __init__(self, mode: str, low: float, high: float) -> None:
@@ -54,6 +55,10 @@ def is_deep(image: PIL.Image.Image) -> bool:
 
 def _has_deep_colours(image: PIL.Image.Image) -> bool:
     """Whether the file has 16 bits a channel of several, of which PIL keeps the upper 8."""
+    if image.format == "PPM":  # whose largest value the tile has
+        return image.mode == "RGB" and any(tile.args[-1] > 255 for tile in image.tile if tile.codec_name != "raw")
+    if image.format == "SGI":
+        return any(tile.codec_name == "SGI16" for tile in image.tile)
     return image.format in ("PNG", "TIFF") and image.mode[0] not in "IF" and ";16" in str(image.tile)
 
 
@@ -75,7 +80,9 @@ def to_8_bits(values: np.ndarray, mode: str, pixel_range: Sequence[float] | None
     if np.isnan(values).any():
         raise ValueError("it holds pixels that are no numbers (nan)")
     if pixel_range is None:
-        raise DeepImageError(mode, float(values.min()), float(values.max()))
+        finite = values[np.isfinite(values)]
+        told = finite if finite.size else values
+        raise DeepImageError(mode, float(told.min()), float(told.max()))
     low, high = pixel_range
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return scaled.clip(0, 255).round().astype(np.uint8)
@@ -96,17 +103,17 @@ def deep_colours(content: bytes, pixel_range: Sequence[float] | None) -> PIL.Ima
     It is turned as its EXIF orientation says.
 
     Raises:
-        ValueError: As `to_8_bits`; for a TIFF file with such colours, which nothing here reads.
+        ValueError: As `to_8_bits`; for a TIFF, PPM or SGI file with such colours, which nothing here reads.
     """
     png = content.startswith(_PNG) and content[_BIT_DEPTH : _BIT_DEPTH + 1] == b"\x10" and content[_COLOUR_TYPE] != 0
-    if not png and not content.startswith(_TIFF):
+    if not png and not content.startswith(_OTHERS):
         return None
     with PIL.Image.open(io.BytesIO(content)) as opened:  # refuses sizes that torchvision would decode
-        mode = opened.mode
+        mode, form = opened.mode, opened.format
         if not _has_deep_colours(opened):
             return None
     if not png:
-        raise ValueError(f"it is a TIFF file with 16 bits a channel of {mode}, of which PIL keeps 8; save it as PNG")
+        raise ValueError(f"it is a {form} file with 16 bits a channel of {mode}, of which PIL keeps 8; save it as PNG")
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     values = torch.ops.image.decode_png(data, ImageReadMode.RGB_ALPHA.value, True).permute(1, 2, 0).numpy()
     opacity = (values[..., 3:] >> 8).astype(np.uint8)

@@ -86,7 +86,8 @@ class EncodedImages:
             stored = self._stored[row][self._column]
             return decoder(stored, self._feature, self._pixel_range)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
-            image = UnreadableImage(row, (stored or {}).get("path"), str(error))
+            problem = str(error).partition(" <_io.")[0]  # PIL names the object in memory that it read from
+            image = UnreadableImage(row, (stored or {}).get("path"), problem)
             remedy = _GIVE_RANGE if isinstance(error, DeepImageError) else _REPLACE
             raise UnreadableImageError(f"{image}. {remedy}", image) from error
 

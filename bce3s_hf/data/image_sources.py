@@ -131,10 +131,10 @@ def read_dataset(name: str) -> DatasetDict:
     try:
         splits = load_dataset(name if Path(name).is_dir() else path)
     except Exception as error:  # load_dataset raises nearly anything: the Hub's, pyarrow's and its own errors
-        reason = printable(" ".join(str(error).split()))
+        reason = printable(" ".join(f"{error} {error.__cause__ or ''}".split()))  # of a file, the cause alone tells
         raise ValueError(
             f"cannot load dataset {name!r}: {type(error).__name__}: {reason}. Give 'digits', a Hub id such as "
-            "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class"
+            "'uoft-cs/cifar100', or a folder with parquet files or one folder of images a class, not in an archive"
         ) from error
     if (
         Path(name).is_dir()

@@ -25,7 +25,7 @@ from bce3s_hf.experiments.splits import Splits
 from bce3s_hf.hub.publish import THRESHOLDS_FILE
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.models.timm_folder import MANIFEST_FILE, RESULTS_FILE
-from bce3s_hf.text import write_whole
+from bce3s_hf.text import read_json, write_whole
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.run_records import measure, run_record
 from bce3s_hf.training.saving_errors import saving
@@ -76,6 +76,32 @@ def load_checkpoint(checkpoint: str) -> BCE3SForImageClassification:
         return BCE3SForImageClassification.from_pretrained(checkpoint, dtype=torch.float32)
     except OSError as error:
         raise ValueError(f"cannot load checkpoint {checkpoint!r}, neither a folder nor on the Hub: {error}") from error
+
+
+def check_test_share(checkpoint: str, splits: Splits, args: DataArguments) -> None:
+    """Refuse to test on a share of the dataset that the training did not hold out, where the record tells.
+
+    Args:
+        checkpoint: Folder; one without a record, or of a training on another dataset, is not checked.
+        splits: With the images to test on.
+        args: Which these are.
+
+    Raises:
+        ValueError: If they are others than the training held out.
+    """
+    path = Path(checkpoint) / RESULTS_FILE
+    record = read_json(path)
+    if splits.test_share is None or not record or not record.get("data"):
+        return
+    trained, share = record["data"], record.get("test_share") or {}
+    if Path(trained["dataset"]).resolve() != Path(args.dataset).resolve():
+        return
+    if splits.test_share["sha256"] != share.get("sha256"):
+        given = {name: trained.get(name) for name in ("test_fraction", "split_seed", "split_group", "train_split")}
+        raise ValueError(
+            f"test_fraction {args.test_fraction} tests on other images than the training held out, so on images "
+            f"trained on; by {str(path)!r} it had {given}: give the same, and the dataset in the same row order"
+        )
 
 
 def build_trainer(

@@ -126,6 +126,12 @@ def load_splits(args: DataArguments) -> Splits:
         labels, groups = column_values(whole, LABEL), _groups(whole)
         taken = np.union1d(manifest.indices, EncodedImages(whole, IMAGE).missing())  # rows without an image are none
         left = left_out_indices(labels, taken, args.held_out_per_class, groups)
+        if not len(left):
+            grouped = "" if groups is None else ", or of a group that is"
+            raise ValueError(
+                f"held_out_per_class {args.held_out_per_class}: no image is left to validate on, each is trained "
+                f"on{grouped}; give validation_fraction instead"
+            )
         validation = whole.select(left)
         if groups is not None:
             warn_of_empty_classes(labels, left, whole.features[LABEL].names, "validation")
@@ -135,6 +141,11 @@ def load_splits(args: DataArguments) -> Splits:
     skipped = _unreadable(train) if args.on_bad_image == "skip" else ()
     dropped = [row for row, _ in compared.pairs] if args.duplicates == "drop" else []
     left_out = np.union1d([image.row for image in skipped], dropped)
+    if len(left_out) == len(train):
+        raise ValueError(
+            f"all {len(train)} training images are left out by duplicates {args.duplicates} and on_bad_image "
+            f"{args.on_bad_image}; give other training images, or leave these settings out"
+        )
     if len(left_out):
         train = train.select(np.setdiff1d(np.arange(len(train)), left_out))
     return Splits(

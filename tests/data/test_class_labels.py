@@ -100,10 +100,12 @@ def test_labels_without_numbers_are_refused_where_numbers_are_needed(kind):
             way(data)
 
 
-@pytest.mark.parametrize("names", [["cat", "cat "], [" cat", "dog", "cat"], ["a b", "a  b"], ["cat\n", "cat"]])
-def test_classes_that_differ_in_blanks_alone_are_refused(monkeypatch, names):
+@pytest.mark.parametrize(
+    "names", [["cat", "cat "], [" cat", "dog", "cat"], ["a b", "a  b"], ["cat\n", "cat"], ["K\u00e4se", "Ka\u0308se"]]
+)
+def test_classes_that_look_alike_are_refused(monkeypatch, names):
     with pytest.raises(
-        ValueError, match="column 'kind' has classes '.*' and '.*', which differ in blanks alone; make"
+        ValueError, match="column 'kind' has classes '.*' and '.*', which differ in blanks alone or in the Unicode"
     ):
         check_distinct_names(names, "kind")
     for data in (table(TEXT, names), table(ClassLabel(names=names), [0, 1])):

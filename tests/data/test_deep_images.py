@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 
 from bce3s_hf import BCE3SConfig, ImageDataset, InMemoryImageDataset
 from bce3s_hf.data.decoding import decode_pil, decode_tensor
-from bce3s_hf.data.deep_images import DeepImageError
+from bce3s_hf.data.deep_images import DeepImageError, is_deep, to_8_bits
 from bce3s_hf.data.encoded_images import UnreadableImageError, unreadable_images
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -176,3 +176,21 @@ def test_what_is_no_range_is_refused(pixel_range):
     ):
         with pytest.raises(ValueError, match="pixel_range must be two finite numbers"):
             make()
+
+
+def test_range_that_is_proposed_is_finite():
+    with pytest.raises(DeepImageError, match=r"values from -0.5 to 2\)"):
+        to_8_bits(np.array([-np.inf, -0.5, 2, np.inf], np.float32), "F", None)
+
+
+@pytest.mark.parametrize("form", ["PPM", "SGI"])
+def test_16_bit_colours_of_other_formats_are_refused(form):
+    header = {"PPM": b"P6\n4 4\n65535\n", "SGI": struct.pack(">hbbHHHH", 474, 0, 2, 3, 4, 4, 3).ljust(512, b"\0")}
+    content = header[form] + np.arange(48, dtype=">u2").tobytes()
+    with PILImage.open(io.BytesIO(content)) as opened:
+        assert is_deep(opened)
+    with pytest.raises(ValueError, match=f"it is a {form} file with 16 bits a channel of RGB, of which PIL keeps 8"):
+        decode_pil({"bytes": content, "path": None}, Image(), (0, 4095))
+    for largest in (255, 100):
+        few = b"P6\n4 4\n%d\n" % largest + bytes([largest] * 48)
+        assert np.asarray(decode_pil({"bytes": few, "path": None}, Image())).min() == 255

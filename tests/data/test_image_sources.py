@@ -2,6 +2,7 @@
 
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -248,6 +249,16 @@ def test_folder_that_does_not_exist_is_refused(name):
 def test_empty_folder_is_refused(folder):
     folder.mkdir()
     with pytest.raises(ValueError, match="cannot load dataset .*folder with parquet files or one folder of images"):
+        load_images(str(folder))
+
+
+def test_cause_is_told_where_the_images_are_in_an_archive(folder):
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "animals.zip", "w") as archive:
+        for name in ANIMALS.names:
+            with archive.open(f"train/{name}/1.png", "w") as file:
+                pictures(1)[0].save(file, "PNG")
+    with pytest.raises(ValueError, match="cannot load dataset .*: .*Invalid string class label .*, not in an archive"):
         load_images(str(folder))
 
 

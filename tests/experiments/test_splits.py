@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from bce3s_hf import ImageDataset
 from bce3s_hf.data import load_images
-from bce3s_hf.experiments.run import build_trainer, data_record, run
+from bce3s_hf.experiments.run import build_trainer, check_test_share, data_record, run
 from bce3s_hf.experiments.second_stage import trainer_of_checkpoint
 from bce3s_hf.experiments.settings import DataArguments
 from bce3s_hf.experiments.splits import load_splits
@@ -150,6 +150,21 @@ def test_duplicates_are_dropped_from_the_training_or_refused(folder):
     assert load_splits(DataArguments(duplicates="refuse")).duplicates.pairs == ()  # the digits have none
 
 
+def test_no_training_image_left_is_refused(folder):
+    write(folder, "test", pictures(120, 0), ["q"] * 120)
+    with pytest.raises(ValueError, match="all 120 training images are left out by duplicates drop and .*; give other"):
+        load_splits(arguments(folder, duplicates="drop"))
+
+
+def test_nothing_left_to_validate_on_is_refused(folder):
+    write(folder, "train", pictures(3, 0), ["p1", "p1", "p2"])  # of the classes 0, 0, 1
+    write(folder, "test", pictures(3, 1), ["q"] * 3)
+    settings = {"imbalance_factor": 1, "held_out_per_class": 2}
+    assert len(load_splits(arguments(folder, **settings)).validation) == 1
+    with pytest.raises(ValueError, match="held_out_per_class 2: no image is left to validate on, .*validation_frac"):
+        load_splits(arguments(folder, split_group="patient", **settings))
+
+
 def record_of(trainer):
     return json.loads(Path(trainer.args.output_dir, "results.json").read_text())
 
@@ -192,6 +207,15 @@ def test_groups_are_said_and_recorded_and_a_second_stage_holds_out_the_same(fold
     ]
     for change, message in changes:
         check_second_stage(first, dataclasses.replace(data_args, **change), message)
+    checkpoint = first.args.output_dir
+    check_test_share(checkpoint, splits, data_args)
+    for change in ({"split_seed": 5}, {"split_group": None}, {"test_fraction": 0.5}):
+        given = dataclasses.replace(data_args, **change)
+        with pytest.raises(
+            ValueError, match="so on images trained on; .*'test_fraction': 0.25, 'split_seed': 0, 'spl"
+        ):
+            check_test_share(checkpoint, load_splits(given), given)
+        check_test_share(checkpoint, load_splits(given), dataclasses.replace(given, dataset="another"))
 
 
 def check_second_stage(first, given, message):
