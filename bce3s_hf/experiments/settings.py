@@ -138,6 +138,12 @@ class DataArguments:
                     f"test_fraction {self.test_fraction} tests on a share of train_split, test_split "
                     f"{self.test_split!r} on that split; leave one out"
                 )
+            if self.manifest is not None:
+                raise ValueError(
+                    f"manifest {self.manifest!r} names rows of the training split, from which test_fraction "
+                    f"{self.test_fraction} takes some beforehand; give the imbalance_factor and split_seed of that run "
+                    "instead, which choose the same images"
+                )
         if self.held_out_per_class is not None and self.held_out_per_class < 1:
             raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
         if self.held_out_per_class is not None and self.imbalance_factor is None and self.manifest is None:
