@@ -141,8 +141,8 @@ class DataArguments:
             if self.manifest is not None:
                 raise ValueError(
                     f"manifest {self.manifest!r} names rows of the training split, from which test_fraction "
-                    f"{self.test_fraction} takes some beforehand; give the imbalance_factor and split_seed of that run "
-                    "instead, which choose the same images"
+                    f"{self.test_fraction} takes some beforehand; give the imbalance_factor and split_seed of that "
+                    "run instead, which choose the same images"
                 )
         if self.held_out_per_class is not None and self.held_out_per_class < 1:
             raise ValueError(f"held_out_per_class must be at least 1, got {self.held_out_per_class}")
