@@ -2,6 +2,8 @@
 
 import pytest
 
+from bce3s_hf import BCE3STrainer
+
 CASES = {
     "metric": (
         {"eval_strategy": "epoch", "metric_for_best_model": "acuracy"},
@@ -74,3 +76,17 @@ def test_trains(make_trainer, few_splits, settings):
     trainer = make_trainer(splits=few_splits, max_steps=2, **settings)
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model_init", "give the model itself, and leave it out"),
+        ("compute_loss_func", "the losses are the model's: joint, .* of from_timm, and leave it out"),
+        ("optimizer_cls_and_kwargs", "give optim, .*, or an optimizer in optimizers, and leave it out"),
+    ],
+)
+def test_arguments_of_transformers_trainer_that_would_do_nothing_are_refused(make_trainer, few_splits, name, remedy):
+    trainer = make_trainer(splits=few_splits, backbone="test_resnet")
+    with pytest.raises(ValueError, match=f"{name} <class 'dict'> is of no use here; {remedy}"):
+        BCE3STrainer(trainer.model, trainer.args, train_dataset=trainer.train_dataset, **{name: dict})
