@@ -286,6 +286,13 @@ class BCE3STrainingArguments(TrainingArguments):
             raise ValueError("dataloader_persistent_workers needs dataloader_num_workers above 0; leave it out")
         if self.save_strategy == "best" and self.eval_strategy == "no":
             raise ValueError("save_strategy best never saves without eval_strategy steps or epoch; give one")
+        by_steps = self.save_strategy == self.eval_strategy == "steps"
+        saved, evaluated = self.save_steps, self.logging_steps if self.eval_steps is None else self.eval_steps
+        if self.load_best_model_at_end and by_steps and saved != evaluated:
+            raise ValueError(
+                f"load_best_model_at_end: with eval_steps {evaluated:g} and save_steps {saved:g} there is no "
+                "checkpoint of some evaluations, perhaps of the best; give both the same, or save_strategy best"
+            )
         if not all("=" in option for option in (self.optim_args or "=").split(",")):
             raise ValueError(f"optim_args must be options as k=v, separated by commas, got {self.optim_args!r}")
         if self.label_smoothing_factor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -98,6 +99,41 @@ def read_training(checkpoint: str | Path, settings: dict[str, Any]) -> int | Non
             f"the checkpoint{hint}, or start a new training from its weights"
         )
     return before["contrastive_from_step"]
+
+
+class BestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint so far of a resumed training, also where its folder was moved or copied.
+
+    transformers keeps the whole path, and passes over one that is gone.
+
+    Attributes:
+        of: The checkpoint that the training goes on from, beside which the best one lies; None if it starts anew.
+    """
+
+    def __init__(self) -> None:
+        self.of: Path | None = None
+
+    def look(self, checkpoint: str | Path | None) -> None:
+        """Refuse to go on from a checkpoint without the best one beside it, where that will be wanted.
+
+        Raises:
+            ValueError: With the name of the best one.
+        """
+        self.of = None if checkpoint is None else Path(checkpoint)
+        best = self._best(_state(self.of).get("best_global_step")) if self.of else None
+        if best is not None and not best.is_dir():
+            raise ValueError(
+                f"load_best_model_at_end: the best checkpoint so far, {best.name}, does not lie beside "
+                f"{str(checkpoint)!r}; put it there, or start a new training from its weights"
+            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = self._best(state.best_global_step)
+        if best is not None and best.is_dir():
+            state.best_model_checkpoint = str(best)
+
+    def _best(self, step: int | None) -> Path | None:
+        return self.of.with_name(f"{PREFIX_CHECKPOINT_DIR}-{step}") if self.of and step else None
 
 
 def _state(checkpoint: Path) -> dict[str, Any] | None:

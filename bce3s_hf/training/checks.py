@@ -36,6 +36,18 @@ def check_model_and_arguments(model: Any, args: Any) -> None:
     _check_writable(args.output_dir)
 
 
+def check_further_arguments(given: dict[str, Any]) -> None:
+    """Refuse arguments of transformers' Trainer that would change nothing here, or record another training."""
+    reasons = {
+        "model_init": "give the model itself",
+        "compute_loss_func": "the losses are the model's: joint, contrastive and uniformity of from_timm",
+        "optimizer_cls_and_kwargs": "give optim, optim_args and learning_rate, or an optimizer in optimizers",
+    }
+    for name, remedy in reasons.items():
+        if given.get(name) is not None:
+            raise ValueError(f"{name} {given[name]!r} is of no use here; {remedy}, and leave it out")
+
+
 def _check_writable(folder: str) -> None:
     """Make a folder if need be, and raise OSError if nothing can be written there."""
     try:

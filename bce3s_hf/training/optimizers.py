@@ -5,10 +5,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from timm.optim import param_groups_layer_decay
 
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.training.arguments import BCE3STrainingArguments
+
+_GROUP_SETTINGS = {"learning_rate": "lr", "weight_decay": "weight_decay"}
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer | None, schedule: Any | None) -> dict[str, Any]:
+    """Settings, by their names in the arguments, of an optimizer and a schedule that a Trainer was given.
+
+    Args:
+        optimizer: None if the arguments say how to optimize.
+        schedule: The same.
+    """
+    found: dict[str, Any] = {}
+    if optimizer is not None:
+        options = {name: str(value) for name, value in optimizer.defaults.items() if value is not None}
+        found |= {"optim": f"{type(optimizer).__name__}, given to the Trainer", "layer_decay": None}
+        found |= {"optim_args": ",".join(f"{name}={value}" for name, value in options.items())}
+        found |= {name: optimizer.defaults.get(key) for name, key in _GROUP_SETTINGS.items()}
+    if schedule is not None:
+        found |= {"lr_scheduler_type": f"{type(schedule).__name__}, given to the Trainer", "warmup_steps": None}
+    return found
 
 
 def decayed_names(model: BCE3SForImageClassification) -> list[str]:

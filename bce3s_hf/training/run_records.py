@@ -34,11 +34,12 @@ def run_record(trainer: Trainer, result: RunResult | None = None) -> dict[str, A
         "epochs": round(state.epoch or 0, 4),
         "seed": args.seed,
         "global_batch": args.global_batch_size,
-        "scaled_learning_rate": args.scaled_learning_rate,
         "hardware": hardware(args.world_size, args.device),
         "contrastive_from_step": trainer.warmup.from_step,
         "resumed": trainer.resumed,
     }
+    record["training"] |= trainer.given_optimizer
+    record |= {"scaled_learning_rate": trainer.given_optimizer.get("learning_rate", args.scaled_learning_rate)}
     if record["resumed"]:  # the seconds are those of the last piece alone
         record.pop("train_seconds", None)
     return record | ({} if result is None else result.record())

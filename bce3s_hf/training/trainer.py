@@ -30,12 +30,19 @@ from bce3s_hf.losses import (
 from bce3s_hf.models import BCE3SForImageClassification
 from bce3s_hf.training.arguments import BCE3STrainingArguments
 from bce3s_hf.training.callbacks import EpochCallback, WeightAverage, unwrapped
-from bce3s_hf.training.checkpoints import how_to_go_on, newest_checkpoint, read_training, write_training
+from bce3s_hf.training.checkpoints import (
+    BestCheckpoint,
+    how_to_go_on,
+    newest_checkpoint,
+    read_training,
+    write_training,
+)
 from bce3s_hf.training.checks import (
     check_batch_labels,
     check_batches,
     check_best_metric,
     check_class_names,
+    check_further_arguments,
     check_model_and_arguments,
     check_own_metrics,
     check_precision,
@@ -44,7 +51,13 @@ from bce3s_hf.training.checks import (
 )
 from bce3s_hf.training.decisive_settings import decisive_settings
 from bce3s_hf.training.finite_check import TOTAL, FiniteCheck, describe
-from bce3s_hf.training.optimizers import check_optimizer_options, decayed_names, layer_decay_groups, naming
+from bce3s_hf.training.optimizers import (
+    check_optimizer_options,
+    decayed_names,
+    describe_optimizer,
+    layer_decay_groups,
+    naming,
+)
 from bce3s_hf.training.options import options_of, shown_parts
 from bce3s_hf.training.run_records import measure, run_record, test_images
 from bce3s_hf.training.saving_errors import saving
@@ -84,6 +97,7 @@ class BCE3STrainer(Trainer):
             the images come from: kept with each checkpoint, and compared when a training goes on from one.
         resumed: Whether the last training went on from a checkpoint.
         warmup: From which step the contrastive loss counts.
+        given_optimizer: Settings of an optimizer or schedule that the Trainer was given, in place of the arguments'.
     """
 
     loss_is_scaled_for_ga = False
@@ -113,6 +127,7 @@ class BCE3STrainer(Trainer):
             OSError: If the output folder cannot be written.
         """
         check_model_and_arguments(model, args)
+        check_further_arguments(kwargs)
         train_dataset, eval_dataset = prepare_datasets(model, args, train_dataset, eval_dataset)
         if not args.train_only_classifier:  # which uses none of them: they stay those of the first stage
             for name, option in options_of(type(args)).items():
@@ -132,8 +147,10 @@ class BCE3STrainer(Trainer):
             self._class_weights = weights.to(args.device)
         self.more_settings: dict[str, Any] = {}
         self.resumed = False
+        self.given_optimizer = describe_optimizer(self.optimizer, self.lr_scheduler)
         self._epochs, self._finite_check, self.warmup = EpochCallback(), FiniteCheck(), ContrastiveWarmup()
-        for callback in (self._epochs, self._finite_check, self.warmup):
+        self._best_checkpoint = BestCheckpoint()
+        for callback in (self._epochs, self._finite_check, self.warmup, self._best_checkpoint):
             self.add_callback(callback)
         self.weight_average = None
         if args.ema_decay is not None:
@@ -164,6 +181,7 @@ class BCE3STrainer(Trainer):
         self.resumed = bool(resume_from_checkpoint)
         if self.resumed:
             self.warmup.from_step = read_training(resume_from_checkpoint, self._decisive_settings())
+        self._best_checkpoint.look(resume_from_checkpoint if self.args.load_best_model_at_end else None)
         model, before = self.model, self.model.only_classifier
         model.train_only_classifier(before or self.args.train_only_classifier)
         try:
@@ -172,7 +190,8 @@ class BCE3STrainer(Trainer):
             model.train_only_classifier(before)  # the next training of this model may be of all of it
 
     def _decisive_settings(self) -> dict[str, Any]:
-        return decisive_settings(self.args, self.model.config, self.train_dataset, self.more_settings)
+        settings = decisive_settings(self.args, self.model.config, self.train_dataset, self.more_settings)
+        return settings | self.given_optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | PartnerSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -288,6 +307,9 @@ class BCE3STrainer(Trainer):
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Any]:
         """As in transformers, the batches of a step; what the step draws, it draws from the labels of all of them."""
+        if self.state.global_step >= self.state.max_steps:  # it went on from its end, where transformers trains a step
+            self.control.should_training_stop = True
+            return [], None
         batches, num_items = super().get_batch_samples(*args)
         if batches:
             labels = [batch["labels"].to(self.args.device) for batch in batches]

@@ -46,6 +46,10 @@ CONTRADICTIONS = {
         {"train_only_classifier": True, "layer_decay": 0.7},
         "layer_decay 0.7 does nothing with train_only_classifier; leave one out",
     ),
+    "best without a checkpoint": (
+        {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5},
+        "load_best_model_at_end: with eval_steps 5 and save_steps 500 .* give both the same, or save_strategy best",
+    ),
     "no view": ({"plain_view": False}, "plain_view False leaves no view; give mixup_alpha or cutmix_alpha"),
     "partners of no use": (
         {"partner_sampler": "instance"},

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import v2
 from transformers import TrainerCallback
 
-from bce3s_hf import BCE3STrainingArguments, ImageDataset
+from bce3s_hf import BCE3STrainer, BCE3STrainingArguments, ImageDataset
 from bce3s_hf.experiments.run import build_model, build_trainer, run
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
 from bce3s_hf.experiments.splits import load_splits
@@ -21,6 +21,7 @@ from bce3s_hf.training.options import options_of
 from bce3s_hf.training.run_records import run_record
 
 SETTINGS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 2}
+SMALL = {"backbone": "test_resnet", "image_size": 16}
 
 
 def test_only_whole_checkpoints_from_before_count(tmp_path):
@@ -39,24 +40,23 @@ def test_only_whole_checkpoints_from_before_count(tmp_path):
     assert newest_checkpoint(tmp_path, before=2) is None
 
 
-@pytest.mark.parametrize("last", ["last", True])
-def test_last_checkpoint_is_the_newest_whole_one(make_trainer, few_splits, last):
-    trainer = make_trainer(splits=few_splits, **SETTINGS)
+def test_last_checkpoint_is_the_newest_whole_one(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     with pytest.raises(ValueError, match="resume_from_checkpoint last: .* holds no whole checkpoint; leave it out"):
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint="last")
     trainer.train()
     folder = Path(trainer.args.output_dir)
     expected = load_file(folder / "checkpoint-6" / "model.safetensors")
     (folder / "checkpoint-6" / "trainer_state.json").unlink()
-    again = make_trainer(splits=few_splits, **SETTINGS)
+    again = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     with pytest.warns(UserWarning, match="checkpoint-6' is half-written and passed over"):
-        again.train(resume_from_checkpoint=last)
+        again.train(resume_from_checkpoint=True)  # the same
     for name, value in load_file(folder / "checkpoint-6" / "model.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
 
 
 def test_half_a_checkpoint_is_refused_with_the_one_to_take(make_trainer, few_splits):
-    trainer = make_trainer(splits=few_splits, **SETTINGS)
+    trainer = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     trainer.train()
     folder = trainer.args.output_dir
     half = Path(folder, "checkpoint-6")
@@ -69,7 +69,7 @@ def test_half_a_checkpoint_is_refused_with_the_one_to_take(make_trainer, few_spl
 
 
 def test_checkpoint_of_the_model_alone_is_refused(make_trainer, few_splits):
-    trainer = make_trainer(splits=few_splits, save_only_model=True, **SETTINGS)
+    trainer = make_trainer(splits=few_splits, **SMALL, save_only_model=True, **SETTINGS)
     trainer.train()
     with pytest.raises(ValueError, match="checkpoint-6' has no training_settings.json: it was saved with save_only"):
         trainer.train(resume_from_checkpoint="last")
@@ -93,9 +93,9 @@ class StopWhileSaving(TrainerCallback):
 
 
 def test_checkpoint_of_an_earlier_training_is_not_whole_while_it_is_written_over(make_trainer, few_splits):
-    trainer = make_trainer(splits=few_splits, **SETTINGS)
+    trainer = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     trainer.train()
-    again = make_trainer(splits=few_splits, **SETTINGS)
+    again = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     again.add_callback(StopWhileSaving())
     with pytest.raises(Stop):
         again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-4")
@@ -240,10 +240,58 @@ def test_setting_that_only_one_version_knows_is_not_compared():
 
 
 def test_checkpoint_without_configuration_is_gone_on_from(make_trainer, few_splits):
-    trainer = make_trainer(splits=few_splits, **SETTINGS)
+    trainer = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     trainer.train()
     checkpoint = Path(trainer.args.output_dir, "checkpoint-4")
     (checkpoint / "config.json").unlink()  # as where FSDP saves shards
-    again = make_trainer(splits=few_splits, **SETTINGS)
+    again = make_trainer(splits=few_splits, **SMALL, **SETTINGS)
     again.train(resume_from_checkpoint=str(checkpoint))
     assert again.state.global_step == 6
+
+
+def test_best_checkpoint_is_found_after_the_folder_was_moved(few_splits, tmp_path):
+    best = {"eval_strategy": "steps", "eval_steps": 3, "save_steps": 3, "load_best_model_at_end": True}
+    best |= {"metric_for_best_model": "accuracy"}
+    tiny(few_splits, tmp_path / "old", **best).train()
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    path = tmp_path / "new" / "checkpoint-6" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state |= {"best_global_step": 3, "best_model_checkpoint": str(tmp_path / "old" / "checkpoint-3")}
+    path.write_text(json.dumps(state))
+    expected = load_file(tmp_path / "new" / "checkpoint-3" / "model.safetensors")
+    trainer = tiny(few_splits, tmp_path / "new", **best)
+    trainer.train(resume_from_checkpoint="last")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trainer.model.state_dict().items())
+    assert trainer.state.global_step == 6
+    shutil.rmtree(tmp_path / "new" / "checkpoint-3")
+    with pytest.raises(ValueError, match="best checkpoint so far, checkpoint-3, does not lie beside '.*-6'; "):
+        trainer.train(resume_from_checkpoint="last")
+
+
+def test_optimizer_that_the_trainer_was_given_is_recorded_and_compared(few_splits, tmp_path):
+    made = tiny(few_splits, tmp_path, max_steps=1, save_steps=1)
+
+    def trainer(rate):
+        optimizer = torch.optim.Adam(made.model.parameters(), lr=rate)
+        given = {"optimizers": (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))}
+        return BCE3STrainer(made.model, made.args, train_dataset=made.train_dataset, **given)
+
+    first = trainer(0.5)
+    first.train()
+    record = run_record(first)
+    names = ("optim", "learning_rate", "weight_decay", "lr_scheduler_type")
+    expected = ["Adam, given to the Trainer", 0.5, 0, "ConstantLR, given to the Trainer"]
+    assert [record["training"][name] for name in names] == expected
+    assert record["scaled_learning_rate"] == 0.5 and "betas=(0.9, 0.999)" in record["training"]["optim_args"]
+    with pytest.raises(ValueError, match="learning_rate 0.5, now 0.1; optim_args 'lr=0.5"):
+        trainer(0.1).train(resume_from_checkpoint="last")
+
+
+def test_training_that_goes_on_from_its_end_trains_no_step_more(few_splits, tmp_path):
+    settings = {"max_steps": 2, "save_steps": 2, "lr_scheduler_type": "constant"}
+    whole, again = tiny(few_splits, tmp_path, **settings), tiny(few_splits, tmp_path, **settings)
+    whole.train()
+    again.train(resume_from_checkpoint="last")  # as after a stop before the results were written
+    assert again.state.global_step == 2
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())

@@ -2,6 +2,9 @@
 
 import pytest
 
+from bce3s_hf import BCE3STrainer
+
+SMALL = {"backbone": "test_resnet", "image_size": 16}
 CASES = {
     "metric": (
         {"eval_strategy": "epoch", "metric_for_best_model": "acuracy"},
@@ -40,11 +43,11 @@ CASES = {
         "dataloader_drop_last leaves no batch: an epoch has 201 images, a step takes per_device_train_batch_size 202 ",
     ),
     "batches of one": (
-        {"per_device_train_batch_size": 1, "backbone": "test_resnet", "image_size": 16},
+        {"per_device_train_batch_size": 1},
         "per_device_train_batch_size 1 leaves a batch of one of the 201 images .* 'test_resnet' .*; choose 2 or more",
     ),
     "a last batch of one": (
-        {"per_device_train_batch_size": 200, "backbone": "test_resnet", "image_size": 16},
+        {"per_device_train_batch_size": 200},
         "per_device_train_batch_size 200 leaves a batch of one .*; choose another, or set dataloader_drop_last True",
     ),
 }
@@ -53,7 +56,7 @@ CASES = {
 @pytest.mark.parametrize(("settings", "message"), CASES.values(), ids=CASES)
 def test_refused_before_the_first_step(make_trainer, few_splits, settings, message):
     with pytest.raises(ValueError, match=message):
-        make_trainer(splits=few_splits, max_steps=2, **settings).train()
+        make_trainer(splits=few_splits, max_steps=2, **{**SMALL, **settings}).train()
 
 
 @pytest.mark.parametrize(
@@ -65,12 +68,26 @@ def test_refused_before_the_first_step(make_trainer, few_splits, settings, messa
             **{"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "validation_loss"},
             "validation_fraction": 0.2,
         },
-        {"per_device_train_batch_size": 1},
-        {"per_device_train_batch_size": 200, "backbone": "test_resnet", "image_size": 16, "mixup_alpha": 1.0},
+        {"per_device_train_batch_size": 1, "backbone": "resnet20_cifar"},
+        {"per_device_train_batch_size": 200, "mixup_alpha": 1.0},
     ],
     ids=str,
 )
 def test_trains(make_trainer, few_splits, settings):
-    trainer = make_trainer(splits=few_splits, max_steps=2, **settings)
+    trainer = make_trainer(splits=few_splits, max_steps=2, **{**SMALL, **settings})
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model_init", "give the model itself, and leave it out"),
+        ("compute_loss_func", "the losses are the model's: joint, .* of from_timm, and leave it out"),
+        ("optimizer_cls_and_kwargs", "give optim, .*, or an optimizer in optimizers, and leave it out"),
+    ],
+)
+def test_arguments_of_transformers_trainer_that_would_do_nothing_are_refused(make_trainer, few_splits, name, remedy):
+    trainer = make_trainer(splits=few_splits, backbone="test_resnet")
+    with pytest.raises(ValueError, match=f"{name} <class 'dict'> is of no use here; {remedy}"):
+        BCE3STrainer(trainer.model, trainer.args, train_dataset=trainer.train_dataset, **{name: dict})

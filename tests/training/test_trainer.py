@@ -73,8 +73,8 @@ class StopAt(TrainerCallback):
             raise Stop
 
 
-def test_every_parameter_moves_and_the_bank_fills(make_trainer):
-    trainer = make_trainer(num_train_epochs=2)
+def test_every_parameter_moves_and_the_bank_fills(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, num_train_epochs=2)
     before = weights(trainer)
     trainer.train()
     after = weights(trainer)
@@ -83,8 +83,8 @@ def test_every_parameter_moves_and_the_bank_fills(make_trainer):
     assert not before["bank.seen"].any() and after["bank.seen"].all()
 
 
-def test_loss_falls(make_trainer):
-    trainer = make_trainer(num_train_epochs=5, learning_rate=0.05)
+def test_loss_falls(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, image_size=8, num_train_epochs=5, learning_rate=0.05)
     trainer.train()
     joint = [entry["loss_joint"] for entry in logged(trainer)]
     assert joint[-1] < 0.6 * joint[0]
@@ -111,8 +111,8 @@ def test_logged_terms_are_means_over_the_steps_since_the_last_log(make_trainer):
         assert means == pytest.approx([sum(single[:2]) / 2, sum(single[2:]) / 2], rel=1e-5)
 
 
-def test_contrastive_loss_stays_out_of_the_total_during_warm_up(make_trainer):
-    trainer = make_trainer(num_train_epochs=2, contrastive_warmup_epochs=1)
+def test_contrastive_loss_stays_out_of_the_total_during_warm_up(make_trainer, few_splits):
+    trainer = make_trainer(splits=few_splits, num_train_epochs=2, contrastive_warmup_epochs=1)
     trainer.train()
     first, second = logged(trainer)
     assert first["loss"] == pytest.approx(first["loss_joint"] + first["loss_uniformity"], rel=1e-5)
@@ -241,17 +241,13 @@ def test_another_training_dataset_is_told_the_epoch(make_trainer, few_splits):
         ({"contrastive_reduction": "mean"}, {}),
         ({"contrastive_warmup_epochs": 1}, {}),
         ({"sampler": "class_balanced"}, {}),
-        ({"sampler": "square_root"}, {}),
         ({"sampler": "repeat_factor", "repeat_threshold": 0.2}, {}),
-        ({"sampler": "progressive"}, {}),
         ({"sampler_power": 2.0}, {"sampler": "power", "sampler_power": 0.5}),
         ({"repeat_threshold": 0.2}, {"sampler": "repeat_factor"}),
         ({"mixup_alpha": 1.0}, {}),
         ({"cutmix_alpha": 1.0}, {}),
         ({"mixup_alpha": 0.2}, MIXED),
         ({"cutmix_alpha": 0.2}, MIXED),
-        ({"mixup_alpha": 0.0}, MIXED),
-        ({"cutmix_alpha": 0.0}, MIXED),
         ({"plain_view": False}, MIXED),
         ({"soft_targets": "positive"}, MIXED),
         ({"partner_sampler": "class_balanced"}, MIXED),
@@ -278,7 +274,7 @@ def test_another_training_dataset_is_told_the_epoch(make_trainer, few_splits):
 )
 def test_every_option_changes_the_training(make_trainer, few_splits, baselines, setting, among):
     def trained(**settings):
-        defaults = {"negative_ratio": 1.0, "contrastive_warmup_epochs": 0, "max_steps": 3, "image_size": 8}
+        defaults = {"negative_ratio": 1.0, "contrastive_warmup_epochs": 0, "max_steps": 2, "image_size": 8}
         trainer = make_trainer(splits=few_splits, **{**defaults, **settings})
         trainer.train()
         return trainer.model.backbone.conv1.weight.detach().clone()
