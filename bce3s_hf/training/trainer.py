@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from timm.utils import distribute_bn
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -191,6 +192,8 @@ class BCE3STrainer(Trainer):
 
     def _decisive_settings(self) -> dict[str, Any]:
         settings = decisive_settings(self.args, self.model.config, self.train_dataset, self.more_settings)
+        if any(isinstance(module, _BatchNorm) for module in self.model.modules()):  # its statistics are of each batch
+            settings["per_device_train_batch_size"] = self.args.train_batch_size
         return settings | self.given_optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LongTailSampler | PartnerSampler:

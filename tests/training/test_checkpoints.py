@@ -103,14 +103,14 @@ def test_checkpoint_of_an_earlier_training_is_not_whole_while_it_is_written_over
         assert newest_checkpoint(trainer.args.output_dir).name == "checkpoint-4"
 
 
-def tiny(splits, folder, augmentation="crop", data=None, **settings):
+def tiny(splits, folder, augmentation="crop", data=None, backbone="test_resnet", **settings):
     """Trainer of a tiny network, 32 images a step; some settings are of the model."""
     model_settings = {name: settings.pop(name) for name in ("joint", "soft_targets") if name in settings}
     args = BCE3STrainingArguments(
         **{**SETTINGS, "output_dir": str(folder), "use_cpu": True, "bf16": False, "disable_tqdm": True,
            "per_device_train_batch_size": 32, **settings}
     )  # fmt: skip
-    model = build_model(ModelArguments(backbone="test_resnet", image_size=16, **model_settings), splits, args.seed)
+    model = build_model(ModelArguments(backbone=backbone, image_size=16, **model_settings), splits, args.seed)
     return build_trainer(model, splits, args, data or DataArguments(augmentation=augmentation))
 
 
@@ -172,13 +172,22 @@ def test_all_differing_settings_are_named_at_once(stopped, few_splits):
     assert "x the number of processes: choose them so that they give 32)" in str(error.value)
 
 
+def test_batch_of_a_process_is_compared_where_statistics_are_of_it(stopped, few_splits, tmp_path):
+    """Of batch norm; any other network gets the same from two batches as from one."""
+    parts = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2}
+    with pytest.raises(ValueError, match="with other settings: per_device_train_batch_size 32, now 16. Give the val"):
+        tiny(few_splits, stopped, **parts).train(resume_from_checkpoint="last")
+    one, two = (tiny(few_splits, tmp_path, backbone="test_vit", **each) for each in ({}, parts))
+    assert one._decisive_settings() == two._decisive_settings()
+
+
 def test_settings_that_cannot_change_the_result_may_differ(stopped, few_splits, tmp_path):
     shutil.copytree(stopped / "checkpoint-4", tmp_path / "checkpoint-4")
     other = {
         "save_strategy": "no", "save_steps": 3, "save_total_limit": None, "logging_steps": 1,
         "logging_strategy": "steps",
         "per_device_eval_batch_size": 7, "flip_averaging": True, "channels_last": False, "report_to": "none",
-        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "dataloader_pin_memory": False,
+        "dataloader_pin_memory": False,
         "hub_tag": "v1", "ddp_timeout": 99, "run_name": "again", "eval_strategy": "steps", "eval_steps": 5,
     }  # fmt: skip
     trainer = tiny(few_splits, tmp_path, **other)
