@@ -268,7 +268,8 @@ def check_best_metric(
     scores = [metric for metric in known if not metric.endswith(WORST_CLASS)]
     if name.removeprefix("eval_") not in scores:
         why = "is a class, no score" if name.removeprefix("eval_") in known else "is not measured here"
-        raise ValueError(f"metric_for_best_model {name!r} {why}; choose one of {', '.join(scores)}")
+        best = "load_best_model_at_end: " if args.load_best_model_at_end else ""  # by "loss" if nothing else is given
+        raise ValueError(f"{best}metric_for_best_model {name!r} {why}; choose one of {', '.join(scores)}")
     if bool(args.greater_is_better) == lower_is_better(name):
         raise ValueError(
             f"greater_is_better {args.greater_is_better} contradicts metric_for_best_model {name!r}, of which the "
