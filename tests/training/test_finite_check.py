@@ -262,7 +262,7 @@ def test_loss_that_is_not_finite_is_a_fault_with_a_scaler_too(make_trainer):
 
 PROCESSES = """
 import os, sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/training"]
 from test_finite_check import spoil_gradient, spoil_loss
 from bce3s_hf import BCE3STrainingArguments
 from bce3s_hf.experiments.settings import DataArguments, ModelArguments
