@@ -167,6 +167,7 @@ def run(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunResult:
         f"{args.world_size} x {args.train_batch_size} images x {args.gradient_accumulation_steps} accumulated = "
         f"{args.global_batch_size} a step, learning rate {args.scaled_learning_rate:g}, into {args.output_dir}"
     )
+    _say_written_over(trainer)
     _say_subset(trainer, splits.manifest)
     _say_skipped(trainer, splits)
     _say_split(trainer, splits)
@@ -208,6 +209,18 @@ def save_and_test(trainer: BCE3STrainer, splits: Splits, **record: Any) -> RunRe
             write_whole(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
     _say_skipped(trainer, splits)
     return result
+
+
+def _say_written_over(trainer: BCE3STrainer) -> None:
+    """Print that the output folder holds an earlier training, unless this one goes on from it."""
+    args = trainer.args
+    earlier = [path.name for path in Path(args.output_dir).glob("checkpoint-*")]
+    if not args.resume_from_checkpoint and (earlier or (Path(args.output_dir) / RESULTS_FILE).is_file()):
+        held = f"checkpoints up to {max(earlier, key=lambda name: (len(name), name))}" if earlier else RESULTS_FILE
+        trainer.accelerator.print(
+            f"output_dir {args.output_dir!r} holds {held} of an earlier training, which this one writes over; stop it "
+            "and give --resume_from_checkpoint last to go on with that, or another --output_dir to keep it"
+        )
 
 
 def _say_subset(trainer: BCE3STrainer, manifest: SplitManifest | None) -> None:

@@ -231,7 +231,7 @@ def trainer_of_checkpoint(
         trained, given = _counts_text(counts), _counts_text(model.config.class_counts)
         raise ValueError(
             f"the checkpoint was trained on {trained}, this is {given}; give the data settings of the first stage, "
-            "such as imbalance_factor, manifest or validation_fraction"
+            "such as imbalance_factor, manifest, duplicates or validation_fraction"
         )
     _check_images(Path(model.config.name_or_path), splits, args, data_args)
     return trainer

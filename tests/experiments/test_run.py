@@ -282,6 +282,20 @@ def test_size_of_the_subset_is_said_before_the_training(make_trainer, few_splits
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_earlier_training_in_the_folder_is_said_before_it_is_written_over(
+    make_trainer, few_splits, capsys, monkeypatch, resumed
+):
+    trainer = make_trainer(splits=few_splits, resume_from_checkpoint="last" if resumed else None)
+    for step in (9, 10):
+        (Path(trainer.args.output_dir) / f"checkpoint-{step}").mkdir(parents=True)
+    monkeypatch.setattr(trainer, "train", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        run(trainer, few_splits)
+    said = "holds checkpoints up to checkpoint-10 of an earlier training, which this one writes over; stop it and give"
+    assert (said in capsys.readouterr().out) != resumed
+
+
 def test_convention_and_seed_choose_the_images(digit_splits):
     shuffled = [
         load_splits(DataArguments(imbalance_factor=20, convention="shuffle", split_seed=seed)) for seed in (0, 1)
