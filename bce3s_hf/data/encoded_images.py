@@ -92,26 +92,37 @@ class EncodedImages:
             raise UnreadableImageError(f"{image}. {remedy}", image) from error
 
     def refuse_deep(self) -> None:
-        """Refuse images with more than 8 bits a channel if there is no `pixel_range`, by a spread of the images.
+        """Refuse images with more than 8 bits a channel without a `pixel_range`, or with one that misses them.
+
+        This goes by a spread of the images.
 
         Raises:
             ValueError: With the range of their values.
         """
-        if self._pixel_range is not None or not any(map(self._is_deep, self._spread(LOOKED_AT))):
+        if not any(map(self._is_deep, self._spread(LOOKED_AT))):
             return
+        given = self._pixel_range
         with ThreadPoolExecutor() as threads:
-            measured = [*filter(None, threads.map(self._deep_values, self._spread(MEASURED)))]
+            rows = self._spread(MEASURED if given is None else LOOKED_AT)
+            measured = [*filter(None, threads.map(self._deep_values, rows))]
         if not measured:  # none that can be read
             return
         row, first = measured[0]
         low, high = min(found.low for _, found in measured), max(found.high for _, found in measured)
+        values = f"{len(measured)} of them that were looked at hold values from {low:.6g} to {high:.6g}"
+        if given is not None:
+            if high < given[0] or low > given[1]:
+                raise ValueError(
+                    f"pixel_range {given[0]:g} {given[1]:g} makes images with more than 8 bits a channel "
+                    f"{'black' if high < given[0] else 'white'} all over: {values}; give a range of these"
+                )
+            return
         ends, path = f"{low:.6g} {high:.6g}", self.paths([row])[0] or _EMBEDDED
         raise ValueError(
-            f"images have more than 8 bits a channel, such as image {row} ({path}), of mode "
-            f"{first.mode}; {len(measured)} of them that were looked at hold values from {low:.6g} to {high:.6g}. Say "
-            f"which values become black and white; others are clipped: pixel_range {ends}, or the range of what took "
-            f"them (--pixel_range {ends} of a training recipe; in Python pixel_range=[{ends.replace(' ', ', ')}] of "
-            "from_timm, and then of each ImageDataset, as model.config.pixel_range)"
+            f"images have more than 8 bits a channel, such as image {row} ({path}), of mode {first.mode}; {values}. "
+            f"Say which values become black and white; others are clipped: pixel_range {ends}, or the range of what "
+            f"took them (--pixel_range {ends} of a training recipe; in Python pixel_range=[{ends.replace(' ', ', ')}] "
+            "of from_timm, and then of each ImageDataset, as model.config.pixel_range)"
         )
 
     def _spread(self, count: int) -> list[int]:
@@ -125,10 +136,11 @@ class EncodedImages:
     def _deep_values(self, row: int) -> tuple[int, DeepImageError] | None:
         """The row, and what is known of its values, if it is an image with more than 8 bits a channel."""
         try:
-            self.decode(row, decode_pil)
-        except UnreadableImageError as error:
-            if isinstance(error.__cause__, DeepImageError):
-                return row, error.__cause__
+            decode_pil(self._stored[row][self._column], self._feature)
+        except DeepImageError as error:
+            return row, error
+        except Exception:  # whoever decodes the image says what is wrong with it
+            pass
         return None
 
     def missing(self) -> np.ndarray:

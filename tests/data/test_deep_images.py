@@ -183,6 +183,20 @@ def test_range_that_is_proposed_is_finite():
         to_8_bits(np.array([-np.inf, -0.5, 2, np.inf], np.float32), "F", None)
 
 
+@pytest.mark.parametrize(
+    ("given", "colour"), [((0, 255), "white"), ((4000, 5000), "black"), ((0, 700), None), ((3000, 5000), None)]
+)
+def test_range_that_misses_all_images_is_refused(given, colour):
+    pictures = [PILImage.fromarray(np.full((4, 4), value, np.uint16)) for value in (500, 3560)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    table = Dataset.from_dict({"image": pictures, "label": [0, 1]}, features=features)
+    if colour is None:
+        assert len(ImageDataset(table, np.asarray, pixel_range=given)) == 2
+        return
+    with pytest.raises(ValueError, match=f"{colour} all over: 2 of them .* from 500 to 3560; give a range of these"):
+        ImageDataset(table, np.asarray, pixel_range=given)
+
+
 @pytest.mark.parametrize("form", ["PPM", "SGI"])
 def test_16_bit_colours_of_other_formats_are_refused(form):
     header = {"PPM": b"P6\n4 4\n65535\n", "SGI": struct.pack(">hbbHHHH", 474, 0, 2, 3, 4, 4, 3).ljust(512, b"\0")}
