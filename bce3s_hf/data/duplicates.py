@@ -179,11 +179,6 @@ def _digest(content: bytes) -> bytes:
 
 
 def _pair_names(train: Dataset, test: Dataset, pairs: list[tuple[int, int]]) -> list[str]:
-    rows, others = ([pair[side] for pair in pairs] for side in (0, 1))
-    names = zip(_names(train, rows), _names(test, others), strict=True)
+    sides = ((train, [row for row, _ in pairs]), (test, [row for _, row in pairs]))
+    names = zip(*(EncodedImages(part, IMAGE).names(rows) for part, rows in sides), strict=True)
     return [f"training {name} = test {other}" for name, other in names]
-
-
-def _names(dataset: Dataset, rows: list[int]) -> list[str]:
-    paths = EncodedImages(dataset, IMAGE).paths(rows)
-    return [f"{row} ({path})" if path else str(row) for row, path in zip(rows, paths, strict=True)]

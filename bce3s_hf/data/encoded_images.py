@@ -157,6 +157,11 @@ class EncodedImages:
         """Path of each image's file, None if it has none."""
         return [image and image["path"] for image in self._stored[rows][self._column]]
 
+    def names(self, rows: list[int]) -> list[str]:
+        """Row of each image, and the path of its file if it has one."""
+        paths = self.paths(rows)
+        return [f"{row} ({path})" if path else str(row) for row, path in zip(rows, paths, strict=True)]
+
     def sizes(self) -> Iterator[tuple[int, int] | None]:
         """Width and height that each image's header tells, or None if it cannot be read."""
         for start in range(0, len(self._stored), 1000):

@@ -121,8 +121,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def image_names(self, rows: list[int]) -> list[str]:
         """Row of each image, and its path if it has one."""
-        paths = self._encoded.paths(rows)
-        return [f"{row} ({path})" if path else str(row) for row, path in zip(rows, paths, strict=True)]
+        return self._encoded.names(rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's augmentation."""
